@@ -1,0 +1,1 @@
+"""What policy can I learn from the log alone?  `fit()` gives a policy."""

@@ -1,0 +1,1 @@
+"""What should I show, learnt from clicks and visits?  `fit()` gives a ranker."""

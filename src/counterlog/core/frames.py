@@ -1,0 +1,158 @@
+"""Open a log wherever it lies, as one lazy narwhals frame: dataframe, Parquet, CSV, JSONL, glob, DuckDB
+table.
+
+In-memory frames of any library become Polars columns first, so that pandas, Polars and Arrow give one answer.
+Lazy frames (Polars, DuckDB, Spark, Dask) stay lazy.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+
+from counterlog.core.errors import LogError, message
+
+READERS = ".parquet, .csv, .csv.gz, .tsv, .jsonl, .ndjson, or database.duckdb::table"
+
+
+def open_frame(source: Any) -> nw.LazyFrame[Any]:
+    """`source` as a lazy frame. Raises `LogError` when nothing is there or the file is of an unknown kind."""
+    if isinstance(source, (str, os.PathLike)):
+        source = _open_path(os.fspath(source))
+    elif isinstance(source, dict):
+        source = _from_columns(source)
+    try:
+        frame = nw.from_native(source)
+    except TypeError as cause:
+        msg = message(
+            f"a {type(source).__name__} cannot be read as a log",
+            expected="a dataframe (Polars, pandas, Arrow, DuckDB, ...), a dict of columns, or a path",
+        )
+        raise LogError(msg) from cause
+    if isinstance(frame, nw.LazyFrame):
+        return frame
+    return nw.from_native(_to_polars(frame).lazy())
+
+
+def _from_columns(columns: dict[str, Any]) -> pl.DataFrame:
+    for name, values in columns.items():
+        if isinstance(values, list):
+            refuse_mixed(name, values)
+    try:
+        return pl.DataFrame(columns, strict=False)
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as cause:
+        msg = message(
+            f"the columns cannot be one table ({cause})", expected="columns of equal length, one type each"
+        )
+        raise LogError(msg) from cause
+
+
+def _to_polars(frame: nw.DataFrame[Any]) -> pl.DataFrame:
+    """An eager frame of any library as Polars. A column that mixes types is refused by name."""
+    if len(set(frame.columns)) < len(frame.columns):
+        repeated = sorted({c for c in frame.columns if frame.columns.count(c) > 1})
+        msg = message(f"column {repeated[0]!r} stands twice in the frame", hint="rename one of them")
+        raise LogError(msg)
+    try:
+        return frame.to_polars()
+    except Exception as cause:
+        for name in frame.columns:
+            refuse_mixed(name, frame[name].to_list())
+        msg = message(f"the frame cannot be converted to columns ({cause})")
+        raise LogError(msg) from cause
+
+
+def refuse_mixed(name: str, values: list[Any]) -> None:
+    """Raise `LogError` when the values of one column are of different kinds, with a row of each."""
+    kinds: dict[str, int] = {}
+    for row, value in enumerate(values):
+        if value is not None and value == value:
+            kinds.setdefault("number" if isinstance(value, (int, float)) else type(value).__name__, row)
+    if len(kinds) > 1:
+        found = ", ".join(f"{kind} in row {row}" for kind, row in kinds.items())
+        msg = message(
+            f"column {name!r} mixes types ({found})", hint="make the column one type, all text or all numbers"
+        )
+        raise LogError(msg)
+
+
+def _matches(path: str) -> list[str]:
+    """The files that a path or glob names, sorted."""
+    if Path(path).exists():
+        return [path]
+    anchor = Path(path).anchor
+    pattern = path[len(anchor) :]
+    return sorted(str(p) for p in Path(anchor or ".").glob(pattern)) if any(c in path for c in "*?[") else []
+
+
+def _open_path(path: str) -> Any:
+    if "::" in path:
+        return _open_database(path)
+    files = _matches(path)
+    if Path(path).is_dir():
+        files = sorted(str(p) for p in Path(path).rglob("*.parquet"))
+    if not files:
+        msg = message(
+            f"there is no file {path!r}", expected=READERS, hint="check the path; quote globs in the shell"
+        )
+        raise LogError(msg)
+    name = files[0].lower()
+    try:
+        if name.endswith((".parquet", ".pq")):
+            return pl.scan_parquet(files)
+        if name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+            separator = "\t" if ".tsv" in name else ","
+            lazy = pl.scan_csv(files, separator=separator, infer_schema_length=None, try_parse_dates=True)
+        elif name.endswith((".jsonl", ".ndjson")):
+            lazy = pl.scan_ndjson(files, infer_schema_length=None)
+        else:
+            msg = message(f"{files[0]!r} is of an unknown kind", expected=READERS)
+            raise LogError(msg)
+        lazy.collect_schema()
+        return lazy
+    except (pl.exceptions.PolarsError, OSError) as cause:
+        msg = message(f"{files[0]!r} cannot be read ({_first_line(cause)})", expected=READERS)
+        raise LogError(msg) from cause
+
+
+def _open_database(path: str) -> Any:
+    import duckdb
+
+    file, _, table = path.partition("::")
+    if not Path(file).exists():
+        msg = message(f"there is no database file {file!r}", expected="database.duckdb::table")
+        raise LogError(msg)
+    connection = duckdb.connect(file, read_only=True)
+    names = [
+        row[0] for row in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()
+    ]
+    if table not in names:
+        found = ", ".join(sorted(names)) or "none"
+        msg = message(
+            f"{file!r} has no table {table!r}; its tables: {found}", hint="write database.duckdb::table"
+        )
+        raise LogError(msg)
+    quoted = '"' + table.replace('"', '""') + '"'
+    return connection.sql(f"SELECT * FROM {quoted}")
+
+
+def collect(frame: nw.LazyFrame[Any]) -> pl.DataFrame:
+    """The rows as Polars columns. A row that does not fit its column's type is a `LogError`, not a
+    traceback."""
+    try:
+        rows: pl.DataFrame = frame.collect(backend="polars").to_native()
+        return rows
+    except (pl.exceptions.PolarsError, nw.exceptions.NarwhalsError, OSError) as cause:
+        msg = message(
+            f"the log cannot be read to its end ({_first_line(cause)})",
+            hint="a column mixes types, or a row has too many fields; make each column one type",
+        )
+        raise LogError(msg) from cause
+
+
+def _first_line(cause: BaseException) -> str:
+    return next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)

@@ -1,0 +1,205 @@
+"""The bucket table: the small result of one scan, from which every value, interval and contrast is derived.
+
+Each unit (row, or cluster such as a user) falls into one of `BUCKETS` buckets by a hash of its key. For
+every cell (policy,
+estimator, reward) the scan keeps, by bucket, the sums of the cell's terms and, for rows that are their own
+units, of their
+products. Sums are associative: tables of two days, files or machines are merged by adding them. Nothing of a
+row survives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from counterlog.core.errors import CounterlogError, message
+from counterlog.core.estimators import Parts
+from counterlog.core.files import write_whole
+
+Floats = NDArray[np.float64]
+BUCKETS = 4096
+FORMAT = "counterlog-buckets-1"
+_PRIME = 2_147_483_647
+_ROUNDS = ((48_271, 11), (69_621, 7_919))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (policy, estimator, reward): the columns `c{index}_...` of the table belong to it."""
+
+    index: int
+    policy: str
+    estimator: str
+    reward: str
+    unit: str
+    terms: tuple[str, ...]
+    weights: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BucketTable:
+    """`frame` has one row a (group, level, bucket); group "" is the whole log, any other a segment column.
+
+    `clustered`: buckets hold units of several rows, so the spread is taken between buckets; otherwise second moments of
+    rows are kept. `label` says where the propensities came from.
+    """
+
+    frame: pl.DataFrame
+    cells: tuple[Cell, ...]
+    clustered: bool
+    label: str = "logged"
+    dropped: tuple[dict[str, str], ...] = field(default=())
+
+    @cached_property
+    def groups(self) -> tuple[tuple[str, str], ...]:
+        """(segment column, level) pairs, the whole log ("", "") first."""
+        return tuple(self.frame.select("group", "level").unique().sort("group", "level").iter_rows())
+
+    def part(self, group: tuple[str, str] = ("", "")) -> pl.DataFrame:
+        """The buckets of one group."""
+        chosen = (pl.col("group") == group[0]) & (pl.col("level") == group[1])
+        return self.frame.filter(chosen).sort("bucket")
+
+    def __add__(self, other: BucketTable) -> BucketTable:
+        """The table of both logs together. Raises `CounterlogError` when they answer different questions."""
+        if self.cells != other.cells or self.clustered != other.clustered:
+            msg = message(
+                "the two results do not hold the same policies, estimators and rewards",
+                hint="evaluate both logs with the same settings before adding",
+            )
+            raise CounterlogError(msg)
+        both = pl.concat([self.frame, other.frame])
+        peaks = [c for c in both.columns if c.endswith("_wmax")]
+        sums = [c for c in both.columns if c not in (*peaks, "group", "level", "bucket")]
+        keys = ["group", "level", "bucket"]
+        frame = both.group_by(keys).agg(pl.col(sums).sum(), pl.col(peaks).max()).sort(keys)
+        label = self.label if self.label == other.label else f"{self.label} and {other.label}"
+        return BucketTable(frame.select(self.frame.columns), self.cells, self.clustered, label, self.dropped)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write Parquet with the plan in its metadata, whole or not at all."""
+        import io
+
+        import pyarrow.parquet as pq
+
+        plan = {
+            "format": FORMAT,
+            "clustered": self.clustered,
+            "label": self.label,
+            "cells": [asdict(c) for c in self.cells],
+            "dropped": list(self.dropped),
+        }
+        arrow = self.frame.to_arrow()
+        arrow = arrow.replace_schema_metadata({b"counterlog": json.dumps(plan).encode()})
+        buffer = io.BytesIO()
+        pq.write_table(arrow, buffer)
+        return write_whole(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> BucketTable:
+        """Read what `save` wrote. Raises `CounterlogError` for any other file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            arrow = pq.read_table(os.fspath(path))
+            plan = json.loads((arrow.schema.metadata or {})[b"counterlog"])
+            cells = tuple(
+                Cell(**{**c, "terms": tuple(c["terms"]), "notes": tuple(c["notes"])}) for c in plan["cells"]
+            )
+            frame = pl.DataFrame(arrow.replace_schema_metadata(None))
+            return cls(frame, cells, bool(plan["clustered"]), str(plan["label"]), tuple(plan["dropped"]))
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowInvalid) as cause:
+            msg = message(
+                f"{os.fspath(path)!r} is not a saved evaluation ({cause})",
+                hint="give a file that save() wrote",
+            )
+            raise CounterlogError(msg) from cause
+
+
+def bucket_expression(key: nw.Expr, buckets: int) -> nw.Expr:
+    """Bucket of an integer key by two multiply-add rounds modulo a prime: plain arithmetic, equal on every engine."""
+    code = key.abs() % _PRIME
+    for factor, shift in _ROUNDS:
+        code = (code * factor + shift) % _PRIME
+    return code % buckets
+
+
+def cell_columns(index: int, parts: Parts, *, products: bool) -> dict[str, nw.Expr]:
+    """The columns to be summed for one cell: its terms and, if asked, their products."""
+    present = {name: term for name in ("mean", "top", "bottom") if (term := getattr(parts, name)) is not None}
+    columns = {f"c{index}_{name}": term for name, term in present.items()}
+    if products:
+        names = list(present)
+        for i, first in enumerate(names):
+            for second in names[i:]:
+                columns[f"c{index}_{first}*{second}"] = present[first] * present[second]
+    return columns
+
+
+def scan(
+    frame: nw.LazyFrame[Any],
+    columns: dict[str, nw.Expr],
+    peaks: dict[str, nw.Expr],
+    bucket: nw.Expr,
+    *,
+    group: str = "",
+) -> pl.DataFrame:
+    """One aggregation: per bucket (and level of the segment column `group`) the sums of `columns`, maxima of
+    `peaks`, n.
+
+    Everything is cast to float64 before it is summed.
+    """
+    terms = {name: term.cast(nw.Float64) for name, term in {**columns, **peaks}.items()}
+    level = nw.col(group).cast(nw.String) if group else nw.lit("")
+    rows = frame.select(bucket.alias("bucket"), level.alias("level"), **terms)
+    sums = [nw.col(name).sum() for name in columns]
+    maxima = [nw.col(name).max() for name in peaks]
+    lazy = rows.group_by("level", "bucket").agg(nw.len().alias("n"), *sums, *maxima)
+    native = lazy.to_native()
+    result = (
+        native.collect(engine="streaming")
+        if isinstance(native, pl.LazyFrame)
+        else lazy.collect("polars").to_native()
+    )
+    ordered = result.with_columns(pl.lit(group).alias("group"), pl.col("n").cast(pl.Float64))
+    return ordered.select("group", "level", "bucket", "n", *columns, *peaks).sort("level", "bucket")
+
+
+def column_matrix(frame: pl.DataFrame, cell: Cell) -> Floats:
+    """(buckets, 3) sums of mean, top, bottom; a part the cell lacks is 0, and its bottom then 1 a row."""
+    out = np.zeros((frame.height, 3))
+    for j, name in enumerate(("mean", "top", "bottom")):
+        if name in cell.terms:
+            out[:, j] = frame[f"c{cell.index}_{name}"].to_numpy()
+        elif name == "bottom":
+            out[:, j] = frame["n"].to_numpy()
+    return out
+
+
+def product_matrix(frame: pl.DataFrame, cell: Cell) -> Floats:
+    """(3, 3) sums over all rows of the products of mean, top and bottom, absent parts as in `column_matrix`."""
+    names: Sequence[str] = ("mean", "top", "bottom")
+    sums, n = column_matrix(frame, cell).sum(axis=0), float(frame["n"].sum())
+    out = np.zeros((3, 3))
+    for i, first in enumerate(names):
+        for j in range(i, 3):
+            second = names[j]
+            if first in cell.terms and second in cell.terms:
+                out[i, j] = float(frame[f"c{cell.index}_{first}*{second}"].sum())
+            elif second == "bottom" and second not in cell.terms:
+                out[i, j] = n if first == "bottom" else sums[i]
+            out[j, i] = out[i, j]
+    return out

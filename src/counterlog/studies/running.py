@@ -1,0 +1,85 @@
+"""Run a study, or fit a system, by its slug: what the commands `study` and `learn` call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from counterlog.core.config import Config
+from counterlog.core.errors import ConfigError, message
+from counterlog.core.rounds import Rounds
+from counterlog.core.study import Study
+from counterlog.index import ROOT, Card, card
+
+RESULTS = ROOT / "studies" / "results"
+
+
+def studies() -> tuple[str, ...]:
+    """Slugs that have a study."""
+    own = {"__init__", "running"}
+    files = sorted(p.stem for p in (ROOT / "studies").glob("*.py") if p.stem not in own)
+    return tuple(name.replace("_", "-") for name in files)
+
+
+def run_study(slug: str, *, full: bool = False, rng: int = 0) -> Study:
+    """Run it; a full run's result is saved beside the committed ones. Raises `ConfigError` for an unknown slug."""
+    if slug.replace("_", "-") not in studies():
+        msg = message(f"there is no study {slug!r}", expected=f"one of {', '.join(studies())}")
+        raise ConfigError(msg)
+    name = slug.replace("-", "_")
+    result: Study = import_module(f"counterlog.studies.{name}").run(full=full, rng=rng)
+    if full:
+        result.save(RESULTS / f"{name.replace('_', '-')}.json")
+    return result
+
+
+def fit_system(
+    slug: str, log: Rounds, *, config: Path | None, options: Sequence[str], rng: int, out: Path
+) -> tuple[list[dict[str, Any]], Path]:
+    """Fit a system that learns a policy, save the policy to `out`; returns the result's records and the path.
+
+    Raises `ConfigError` when the system has no policy to save.
+    """
+    found = card(slug)
+    if found.question not in ("learn", "rank", "online"):
+        msg = message(
+            f"{slug!r} answers {found.question!r} and learns no policy",
+            hint="counterlog systems --question learn",
+        )
+        raise ConfigError(msg)
+    kind = _learner(found)
+    settings = _settings(found, kind.__name__, config, options)
+    learner = kind(settings) if settings is not None else kind()
+    result = getattr(learner, found.verb)(log, rng=rng)
+    policy = getattr(result, "policy", result)
+    if not hasattr(policy, "save"):
+        msg = message(f"the policy of {slug!r} cannot be saved as a file", hint="use it from Python")
+        raise ConfigError(msg)
+    records = result.records() if hasattr(result, "records") else [{"policy": policy.name, "rows": log.n}]
+    return records, policy.save(out)
+
+
+def _learner(found: Card) -> Any:
+    """The class of the file that has the question's verb."""
+    module = import_module(found.module)
+    for name in found.classes:
+        if hasattr(getattr(module, name), found.verb):
+            return getattr(module, name)
+    msg = message(f"{found.slug!r} has no class with {found.verb}()")
+    raise ConfigError(msg)
+
+
+def _settings(found: Card, name: str, config: Path | None, options: Sequence[str]) -> Config | None:
+    module = import_module(found.module)
+    kind: type[Config] | None = getattr(module, f"{name}Config", None)
+    if kind is None:
+        if options or config:
+            msg = message(f"{found.slug!r} has no parameters")
+            raise ConfigError(msg)
+        return None
+    from_file = kind.from_toml(config.read_text()).to_dict() if config else {}
+    given = kind.from_options(options).to_dict() if options else {}
+    named = {o.partition("=")[0].strip().replace("-", "_") for o in options}
+    return kind.from_dict({**from_file, **{k: v for k, v in given.items() if k in named}})

@@ -103,8 +103,8 @@ def _open_path(path: str) -> Any:
     name = files[0].lower()
     try:
         if name.endswith((".parquet", ".pq")):
-            return pl.scan_parquet(files)
-        if name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+            lazy = pl.scan_parquet(files)
+        elif name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
             separator = "\t" if ".tsv" in name else ","
             lazy = pl.scan_csv(files, separator=separator, infer_schema_length=None, try_parse_dates=True)
         elif name.endswith((".jsonl", ".ndjson")):
@@ -144,6 +144,9 @@ def collect(frame: nw.LazyFrame[Any]) -> pl.DataFrame:
     """The rows as Polars columns. A row that does not fit its column's type is a `LogError`, not a
     traceback."""
     try:
+        native = frame.to_native()
+        if isinstance(native, pl.LazyFrame):
+            return native.collect(engine="streaming")
         rows: pl.DataFrame = frame.collect(backend="polars").to_native()
         return rows
     except (pl.exceptions.PolarsError, nw.exceptions.NarwhalsError, OSError) as cause:

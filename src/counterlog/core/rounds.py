@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from counterlog.core.errors import LogError, SupportError, message
 from counterlog.core.frames import collect, open_frame
-from counterlog.core.rounds_checks import TEXT, check_names, check_values
+from counterlog.core.rounds_checks import TEXT, check_available, check_names, check_values
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -79,7 +79,9 @@ class Rounds:
         self._arrays: dict[str, Any] = {}
         self._actions: tuple[Any, ...] | None = None
         check_names(self)
-        check_values(self)
+        self._rows = check_values(self)
+        if available is not None:
+            check_available(self)
 
     # the table
 
@@ -105,7 +107,7 @@ class Rounds:
     @property
     def n(self) -> int:
         """Number of rows (decisions)."""
-        return self.table.height
+        return self._rows
 
     def __len__(self) -> int:
         return self.n
@@ -139,7 +141,8 @@ class Rounds:
     def actions(self) -> tuple[Any, ...]:
         """The actions by code: every value logged or listed as available, sorted."""
         if self._actions is None:
-            logged = self.table[self.action_column].unique().to_list()
+            distinct = self.frame.select(self.action_column).unique()
+            logged = collect(distinct)[self.action_column].to_list()
             listed = self.listed.explode().unique().to_list() if self.available_column else []
             self._actions = tuple(sorted({*logged, *(a for a in listed if a is not None)}))
         return self._actions
@@ -294,10 +297,10 @@ class Rounds:
         index = np.flatnonzero(rows) if rows.dtype == bool else rows
         arrays = {k: (None if v is None else v[index]) for k, v in self._arrays.items()}
         table = self.table[index.astype(np.int64)]
-        return self._view(table=table, frame=open_frame(table), _arrays=arrays)
+        return self._view(table=table, frame=open_frame(table), _rows=table.height, _arrays=arrays)
 
     def _view(self, **changes: Any) -> Rounds:
-        self.actions, self.table  # noqa: B018 - shared by every view, so made before it
+        self.actions  # noqa: B018 - a view keeps the codes of the whole log
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
         view.__dict__["_arrays"] = dict(self._arrays)

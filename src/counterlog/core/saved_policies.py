@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 FORMAT = "counterlog-policy-1"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SoftmaxPolicy(Policy):
     """pi(a|x) = (1 - explore) softmax(score(x)_a / temperature) + explore / k, over the k available actions.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from counterlog.core.errors import ConfigError, message
 from counterlog.core.features import Encoder
@@ -54,20 +55,23 @@ def reward_model(
     """(n, actions) out-of-fold predictions of the primary reward, q(x, a).
 
     `model`: `boosting`, `linear` (logistic for 0/1 rewards, ridge otherwise), or any scikit-learn estimator, which is
-    cloned; classifiers are asked for probabilities. `sample_weight` weights the fit, row by row.
+    cloned; classifiers are asked for probabilities. `sample_weight` weights the fit, row by row. Models run
+    on one thread:
+    on a busy machine the threads of boosted trees wait for each other (measured: 98 s instead of 4 s on two cores).
     """
     x = Encoder.fit(log.context).transform(log.context)
     reward, action, actions = log.reward, log.action, len(log.actions)
     binary = bool(np.isin(reward, (0.0, 1.0)).all())
     interact = model != "boosting"
     q = np.empty((log.n, actions))
-    for fit, rest in splits(folds_of(log, folds, rng=rng)):
-        weight = None if sample_weight is None else sample_weight[fit]
-        phi = action_features(x[fit], action[fit], actions, interact=interact)
-        predict = _fit(model, phi, reward[fit], binary=binary, weight=weight, rng=rng)
-        for a in range(actions):
-            every = np.full(len(rest), a)
-            q[rest, a] = predict(action_features(x[rest], every, actions, interact=interact))
+    with threadpool_limits(1):
+        for fit, rest in splits(folds_of(log, folds, rng=rng)):
+            weight = None if sample_weight is None else sample_weight[fit]
+            phi = action_features(x[fit], action[fit], actions, interact=interact)
+            predict = _fit(model, phi, reward[fit], binary=binary, weight=weight, rng=rng)
+            for a in range(actions):
+                every = np.full(len(rest), a)
+                q[rest, a] = predict(action_features(x[rest], every, actions, interact=interact))
     return q
 
 

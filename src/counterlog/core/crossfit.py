@@ -57,13 +57,14 @@ def reward_model(
     `model`: `boosting`, `linear` (logistic for 0/1 rewards, ridge otherwise), or any scikit-learn estimator, which is
     cloned; classifiers are asked for probabilities. `sample_weight` weights the fit, row by row. Models run
     on one thread:
-    on a busy machine the threads of boosted trees wait for each other (measured: 98 s instead of 4 s on two cores).
+    on a busy machine the threads of boosted trees wait for each other.
     """
     x = Encoder.fit(log.context).transform(log.context)
     reward, action, actions = log.reward, log.action, len(log.actions)
     binary = bool(np.isin(reward, (0.0, 1.0)).all())
     interact = model != "boosting"
     q = np.empty((log.n, actions))
+    make_model(model, binary=binary, rng=rng)  # loads the libraries whose threads are limited next
     with threadpool_limits(1):
         for fit, rest in splits(folds_of(log, folds, rng=rng)):
             weight = None if sample_weight is None else sample_weight[fit]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +25,11 @@ from numpy.typing import NDArray
 from counterlog.core.errors import CounterlogError, message
 from counterlog.core.estimators import Parts
 from counterlog.core.files import write_whole
+from counterlog.core.terms import Term, distinct
 
 Floats = NDArray[np.float64]
 BUCKETS = 4096
+PARTS = ("mean", "top", "bottom")
 FORMAT = "counterlog-buckets-1"
 _PRIME = 2_147_483_647
 _ROUNDS = ((48_271, 11), (69_621, 7_919))
@@ -137,9 +138,17 @@ def bucket_expression(key: nw.Expr, buckets: int) -> nw.Expr:
     return code % buckets
 
 
-def cell_columns(index: int, parts: Parts, *, products: bool) -> dict[str, nw.Expr]:
+def row_bucket(buckets: int) -> pl.Expr:
+    """Bucket of a row that is its own unit, from the row number in column `__row`.
+
+    Mixed well, so that a log that repeats itself every few rows does not repeat itself in the buckets.
+    """
+    return (pl.col("__row").hash(0) % buckets).cast(pl.Int64)
+
+
+def cell_columns(index: int, parts: Parts, *, products: bool) -> dict[str, Term]:
     """The columns to be summed for one cell: its terms and, if asked, their products."""
-    present = {name: term for name in ("mean", "top", "bottom") if (term := getattr(parts, name)) is not None}
+    present = {name: term for name in PARTS if (term := getattr(parts, name)) is not None}
     columns = {f"c{index}_{name}": term for name, term in present.items()}
     if products:
         names = list(present)
@@ -151,8 +160,8 @@ def cell_columns(index: int, parts: Parts, *, products: bool) -> dict[str, nw.Ex
 
 def scan(
     frame: nw.LazyFrame[Any],
-    columns: dict[str, nw.Expr],
-    peaks: dict[str, nw.Expr],
+    columns: dict[str, Term],
+    peaks: dict[str, Term],
     bucket: nw.Expr,
     *,
     group: str = "",
@@ -160,28 +169,31 @@ def scan(
     """One aggregation: per bucket (and level of the segment column `group`) the sums of `columns`, maxima of
     `peaks`, n.
 
-    Everything is cast to float64 before it is summed.
+    Equal formulas are summed once. Everything is float64 before it is summed.
     """
-    terms = {name: term.cast(nw.Float64) for name, term in {**columns, **peaks}.items()}
-    level = nw.col(group).cast(nw.String) if group else nw.lit("")
-    rows = frame.select(bucket.alias("bucket"), level.alias("level"), **terms)
-    sums = [nw.col(name).sum() for name in columns]
-    maxima = [nw.col(name).max() for name in peaks]
-    lazy = rows.group_by("level", "bucket").agg(nw.len().alias("n"), *sums, *maxima)
+    summed, place = distinct(columns)
+    highest = {name: term.expression for name, term in peaks.items()}
+    keys = {"bucket": bucket, **({"level": nw.col(group)} if group else {})}
+    rows = frame.select(**keys, **summed, **highest)
+    sums, maxima = [nw.col(name).sum() for name in summed], [nw.col(name).max() for name in highest]
+    lazy = rows.group_by(*keys).agg(nw.len().alias("n"), *sums, *maxima)
     native = lazy.to_native()
     result = (
         native.collect(engine="streaming")
         if isinstance(native, pl.LazyFrame)
         else lazy.collect("polars").to_native()
     )
-    ordered = result.with_columns(pl.lit(group).alias("group"), pl.col("n").cast(pl.Float64))
+    repeated = {name: pl.col(first) for name, first in place.items() if name != first}
+    level = pl.col("level").cast(pl.String) if group else pl.lit("")
+    labels = {"group": pl.lit(group), "level": level, "n": pl.col("n").cast(pl.Float64)}
+    ordered = result.with_columns(**labels, **repeated)
     return ordered.select("group", "level", "bucket", "n", *columns, *peaks).sort("level", "bucket")
 
 
 def column_matrix(frame: pl.DataFrame, cell: Cell) -> Floats:
     """(buckets, 3) sums of mean, top, bottom; a part the cell lacks is 0, and its bottom then 1 a row."""
     out = np.zeros((frame.height, 3))
-    for j, name in enumerate(("mean", "top", "bottom")):
+    for j, name in enumerate(PARTS):
         if name in cell.terms:
             out[:, j] = frame[f"c{cell.index}_{name}"].to_numpy()
         elif name == "bottom":
@@ -191,12 +203,11 @@ def column_matrix(frame: pl.DataFrame, cell: Cell) -> Floats:
 
 def product_matrix(frame: pl.DataFrame, cell: Cell) -> Floats:
     """(3, 3) sums over all rows of the products of mean, top and bottom, absent parts as in `column_matrix`."""
-    names: Sequence[str] = ("mean", "top", "bottom")
     sums, n = column_matrix(frame, cell).sum(axis=0), float(frame["n"].sum())
     out = np.zeros((3, 3))
-    for i, first in enumerate(names):
+    for i, first in enumerate(PARTS):
         for j in range(i, 3):
-            second = names[j]
+            second = PARTS[j]
             if first in cell.terms and second in cell.terms:
                 out[i, j] = float(frame[f"c{cell.index}_{first}*{second}"].sum())
             elif second == "bottom" and second not in cell.terms:

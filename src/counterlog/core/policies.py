@@ -13,11 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from counterlog.core.errors import ConfigError, LogError, SupportError, first_rows, message
+from counterlog.core.frames import collect
 from counterlog.core.rounds import Rounds
 
 Floats = NDArray[np.float64]
@@ -40,6 +42,10 @@ class Policy:
         """(n,) probability of the logged action."""
         return self.probs(log)[np.arange(log.n), log.action]
 
+    def logged_expression(self, log: Rounds) -> nw.Expr | None:
+        """The same over the log's own columns, for an engine's scan; None where arrays are needed."""
+        return None
+
 
 class Logged(Policy):
     """The policy that made the log. Only its logged probabilities are known, and its value is the log's own mean."""
@@ -60,6 +66,10 @@ class Logged(Policy):
         """The logged propensities: every weight is 1."""
         return log.propensity
 
+    def logged_expression(self, log: Rounds) -> nw.Expr | None:
+        """The propensities."""
+        return log.propensity_expression
+
 
 class Uniform(Policy):
     """Every available action with equal probability."""
@@ -70,6 +80,10 @@ class Uniform(Policy):
         """1/k over the k available actions of the row."""
         mask = np.ones((log.n, len(log.actions))) if log.available is None else log.available.astype(float)
         return np.asarray(mask / mask.sum(axis=1, keepdims=True), dtype=np.float64)
+
+    def logged_expression(self, log: Rounds) -> nw.Expr | None:
+        """1/k, when every action is always available."""
+        return None if log.available_column else nw.lit(1.0 / len(log.actions))
 
 
 class Always(Policy):
@@ -87,6 +101,13 @@ class Always(Policy):
         matrix = np.zeros((log.n, len(log.actions)))
         matrix[:, action_code(log, self.action)] = 1.0
         return matrix
+
+    def logged_expression(self, log: Rounds) -> nw.Expr | None:
+        """Whether the logged action is this one, when every action is always available."""
+        if log.available_column:
+            return None
+        action = log.actions[action_code(log, self.action)]
+        return nw.when(nw.col(log.action_column) == action).then(1.0).otherwise(0.0)
 
 
 class Table(Policy):
@@ -110,8 +131,8 @@ class LoggedColumn(Policy):
     """A column that holds the candidate's probability of the logged action: enough for IPS and SNIPS, not
     for models."""
 
-    def __init__(self, column: str, values: Floats) -> None:
-        self.name, self.values = f"column:{column}", values
+    def __init__(self, column: str) -> None:
+        self.name, self.column = f"column:{column}", column
 
     def probs(self, log: Rounds) -> Floats:
         """Unknown. Raises `SupportError`."""
@@ -122,8 +143,27 @@ class LoggedColumn(Policy):
         raise SupportError(msg)
 
     def logged_probs(self, log: Rounds) -> Floats:
-        """The column's values."""
-        return self.values
+        """The column's values. Raises `LogError` when the log has no such column of numbers."""
+        column = collect(log.frame.select(self._checked(log)))[self.column]
+        return column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+    def logged_expression(self, log: Rounds) -> nw.Expr | None:
+        """The column."""
+        return nw.col(self._checked(log)).cast(nw.Float64)
+
+    def _checked(self, log: Rounds) -> str:
+        schema = log.frame.collect_schema()
+        if self.column not in schema:
+            msg = message(
+                f"the log has no column {self.column!r} for a policy", expected=f"one of {', '.join(schema)}"
+            )
+            raise LogError(msg)
+        if not schema[self.column].is_numeric():
+            msg = message(
+                f"policy column {self.column!r} is of type {schema[self.column]}", expected="probabilities"
+            )
+            raise LogError(msg)
+        return self.column
 
 
 class Function(Policy):
@@ -227,7 +267,9 @@ def parse_policy(specification: str, log: Rounds, *, rng: int = 0) -> Policy:
     if kind == "always" and rest:
         return Always(log.actions[action_code(log, rest)])
     if kind == "column" and rest:
-        return _column(log, rest)
+        policy = LoggedColumn(rest)
+        policy.logged_expression(log)
+        return policy
     if kind == "python" and ":" in rest:
         return _python(rest)
     if kind == "file" and rest:
@@ -236,20 +278,6 @@ def parse_policy(specification: str, log: Rounds, *, rng: int = 0) -> Policy:
         return load_policy(Path(rest))
     msg = message(f"{specification!r} is not a policy", expected=SPECIFICATIONS)
     raise ConfigError(msg)
-
-
-def _column(log: Rounds, name: str) -> LoggedColumn:
-    from counterlog.core.frames import collect
-
-    present = log.frame.collect_schema().names()
-    if name not in present:
-        msg = message(f"the log has no column {name!r} for a policy", expected=f"one of {', '.join(present)}")
-        raise LogError(msg)
-    column = collect(log.frame.select(name))[name]
-    if not column.dtype.is_numeric():
-        msg = message(f"policy column {name!r} is of type {column.dtype}", expected="probabilities")
-        raise LogError(msg)
-    return LoggedColumn(name, column.cast(pl.Float64).fill_null(np.nan).to_numpy())
 
 
 def _python(target: str) -> Function:

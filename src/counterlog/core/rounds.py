@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -201,6 +202,17 @@ class Rounds:
         if self.propensity_column is not None:
             return _numbers(self.table[self.propensity_column])
         return np.full(self.n, float(role))
+
+    @property
+    def propensity_expression(self) -> nw.Expr | None:
+        """The propensities over the log's own columns, for an engine's scan; None where arrays are needed."""
+        if self.propensity_column is not None:
+            return nw.col(self.propensity_column).cast(nw.Float64)
+        if isinstance(self.propensity_role, (int, float)):
+            return nw.lit(float(self.propensity_role))
+        if self.propensity_role == UNIFORM and self.available_column is None:
+            return nw.lit(1.0 / len(self.actions))
+        return None
 
     @property
     def propensity_label(self) -> str:

@@ -17,11 +17,13 @@ from counterlog.core import intervals
 from counterlog.core.buckets import BucketTable, Cell, column_matrix, product_matrix
 from counterlog.core.errors import ConfigError, CounterlogError, SupportError, message
 from counterlog.core.intervals import Interval, Moments
+from counterlog.core.moments import heaviest_share
 from counterlog.core.results import Estimate
 
 Floats = NDArray[np.float64]
 INTERVALS = ("t", "bootstrap", "bca", "hoeffding", "bernstein", "asymptotic-cs")
 REPLICATES = 1000
+LEANS, RESTS = 0.05, 0.25  # largest share of the spread in one bucket: noted, and no longer trusted
 
 
 def derive(
@@ -108,7 +110,13 @@ def _estimate(
     ends = _interval(moments, part, cell, level, interval, bounds, draws)
     se = intervals.standard_error(moments)
     ess, _, _ = weight_summary(part, cell.weights)
+    heaviest = heaviest_share(intervals.influence(*_with_size(part, cell).T))
     valid, reason = intervals.adequate(ess, rows, se)
+    notes = cell.notes
+    if heaviest > LEANS:
+        notes += (f"one bucket of rows carries {heaviest:.0%} of the spread: a heavy tail, see the audit",)
+    if valid and heaviest > RESTS:
+        valid, reason = False, f"one bucket of rows carries {heaviest:.0%} of the spread, above {RESTS:.0%}"
     return Estimate(
         value=value,
         lo=ends.lo,
@@ -125,7 +133,7 @@ def _estimate(
         ess=ess,
         valid=valid,
         reason=reason,
-        notes=cell.notes,
+        notes=notes,
     )
 
 

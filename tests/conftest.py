@@ -10,6 +10,11 @@ import polars as pl
 import pytest
 
 
+NEIGHBOUR = Path(__file__).parents[2] / "shared" / "data"
+if "COUNTERLOG_DATA" not in os.environ and NEIGHBOUR.is_dir():
+    os.environ["COUNTERLOG_DATA"] = str(NEIGHBOUR)
+
+
 @pytest.fixture
 def data_folder() -> Path:
     """COUNTERLOG_DATA, or a skip that says what is missing."""

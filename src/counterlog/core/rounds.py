@@ -142,7 +142,9 @@ class Rounds:
     def actions(self) -> tuple[Any, ...]:
         """The actions by code: every value logged or listed as available, sorted."""
         if self._actions is None:
-            distinct = self.frame.select(self.action_column).unique()
+            loaded = "table" in self.__dict__
+            column = self.table.lazy() if loaded else self.frame
+            distinct = nw.from_native(column).select(self.action_column).unique()
             logged = collect(distinct)[self.action_column].to_list()
             listed = self.listed.explode().unique().to_list() if self.available_column else []
             self._actions = tuple(sorted({*logged, *(a for a in listed if a is not None)}))

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
@@ -75,9 +76,7 @@ class Result:
 
     def to_json(self) -> str:
         """The text that `save` writes."""
-        from counterlog import __version__
-
-        content = {"counterlog": __version__, "result": type(self).__name__, **self.to_dict()}
+        content = {"counterlog": version("counterlog"), "result": type(self).__name__, **self.to_dict()}
         return json.dumps(content, indent=1, allow_nan=False)
 
     def save(self, path: str | os.PathLike[str]) -> Path:

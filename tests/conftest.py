@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-
 NEIGHBOUR = Path(__file__).parents[2] / "shared" / "data"
 if "COUNTERLOG_DATA" not in os.environ and NEIGHBOUR.is_dir():
     os.environ["COUNTERLOG_DATA"] = str(NEIGHBOUR)

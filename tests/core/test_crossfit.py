@@ -110,4 +110,4 @@ def test_an_action_too_rare_for_its_propensity_is_refused() -> None:
     frame = {"item": ["a"] * 50 + ["b"], "click": [0, 1, 0] * 17}
     log = Rounds(frame, action="item", reward="click", propensity="estimate")
     with pytest.raises(SupportError, match="'b' is too rare"):
-        log.propensity  # noqa: B018
+        log.propensity

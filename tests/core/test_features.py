@@ -41,7 +41,7 @@ def test_json_gives_the_same_encoder_back() -> None:
 
 
 def test_dates_and_missing_columns_are_refused() -> None:
-    with pytest.raises(LogError, match="'d' is of type Date.*\nhint: derive numbers"):
+    with pytest.raises(LogError, match=r"'d' is of type Date.*\nhint: derive numbers"):
         Encoder.fit(pl.DataFrame({"d": [date(2026, 1, 1)]}))
     with pytest.raises(LogError, match="lacks the context column 'x'"):
         Encoder.fit(pl.DataFrame({"x": [1.0]})).transform(pl.DataFrame({"y": [1.0]}))

@@ -24,7 +24,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     ):
         write_whole(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(path.parent) == ["a.txt"]
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 
 
 def test_a_folder_in_the_way_is_one_clear_line(tmp_path: Path) -> None:

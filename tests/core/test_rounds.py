@@ -74,7 +74,7 @@ def test_the_input_is_not_changed(small_log: pl.DataFrame) -> None:
     frame = small_log.to_pandas()
     before = frame.copy()
     made = Rounds(frame, **ROLES, context=["x"])
-    made.propensity  # noqa: B018
+    made.propensity
     pd.testing.assert_frame_equal(frame, before)
     with pytest.raises(ValueError, match="read-only"):
         made.reward[0] = 9.0
@@ -221,7 +221,7 @@ def test_unreadable_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(LogError, match="there is no file"):
         Rounds(tmp_path / "absent.csv", **ROLES)
-    with pytest.raises(LogError, match="unknown kind; expected .parquet"):
+    with pytest.raises(LogError, match="unknown kind; expected"):
         Rounds(tmp_path / "log.txt", **ROLES)
     with pytest.raises(CounterlogError, match="cannot be read"):
         Rounds(tmp_path / "broken.parquet", **ROLES)

@@ -1,0 +1,115 @@
+"""The options that describe a log on the command line, and the log they describe."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from counterlog.core.errors import ConfigError, message
+
+if TYPE_CHECKING:
+    from counterlog.core.rounds import Rounds
+
+LogPath = Annotated[
+    str | None, typer.Argument(help="Parquet, CSV or JSONL path or glob, or database.duckdb::table.")
+]
+Action = Annotated[str | None, typer.Option(help="Column of the logged action.")]
+Reward = Annotated[list[str] | None, typer.Option(help="Reward column; may be repeated.")]
+RewardUnit = Annotated[
+    list[str] | None, typer.Option(help="Unit of a reward, as spend='US dollars'; may be repeated.")
+]
+Propensity = Annotated[
+    str | None, typer.Option(help="Column, a number, 'uniform', or 'estimate' (from the context).")
+]
+Context = Annotated[str | None, typer.Option(help="Columns known before the decision, separated by commas.")]
+Unit = Annotated[str | None, typer.Option(help="Column of whose decisions belong together, such as a user.")]
+Time = Annotated[str | None, typer.Option(help="Column of when the decision was made.")]
+Segment = Annotated[str | None, typer.Option(help="Columns to split results by, separated by commas.")]
+Position = Annotated[str | None, typer.Option(help="Column of the decision's slot in its page.")]
+Available = Annotated[str | None, typer.Option(help="Column listing the actions that could be taken.")]
+Delay = Annotated[str | None, typer.Option(help="Column of the reward's delay; empty means not yet known.")]
+Example = Annotated[str | None, typer.Option(help="A bundled log instead of LOG: hillstrom or open-bandit.")]
+PolicySpecs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        help="Candidate: logged, uniform, always:ACTION, best-fixed, column:NAME, python:module:function, "
+        "file:POLICY; may be repeated.",
+    ),
+]
+Estimators = Annotated[str | None, typer.Option(help="Names separated by commas, such as IPS,SNIPS,DR.")]
+Level = Annotated[float, typer.Option(help="Coverage of the intervals.", min=0.5, max=0.999)]
+Model = Annotated[str, typer.Option(help="Reward model: boosting or linear.")]
+Seed = Annotated[int, typer.Option("--rng", help="The one seed of everything random.", min=0)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def read_log(options: dict[str, Any]) -> Rounds:
+    """The log that the options describe; the bundled one when nothing was named."""
+    from counterlog.core.rounds import Rounds
+
+    path, example = options["log"], options["example"]
+    if path is None:
+        return _example(example or "hillstrom", options)
+    if options["action"] is None or not options["reward"]:
+        msg = message("a log needs --action and --reward", hint="counterlog report LOG --action A --reward R")
+        raise ConfigError(msg)
+    units = dict(_pair(u) for u in options["reward_unit"] or ())
+    return Rounds(path, **_roles(options), reward={r: units.get(r, r) for r in options["reward"]})
+
+
+def _roles(options: dict[str, Any]) -> dict[str, Any]:
+    """The roles that were named, reward apart, as `Rounds` takes them."""
+    propensity = options["propensity"]
+    if propensity is not None and re.fullmatch(r"[-+.\deE]+", propensity):
+        propensity = float(propensity)
+    roles = {
+        "action": options["action"],
+        "propensity": propensity,
+        "context": split(options["context"]),
+        "segment": split(options["segment"]),
+        **{k: options[k] for k in ("unit", "time", "position", "available", "delay")},
+    }
+    return {k: v for k, v in roles.items() if v not in (None, ())}
+
+
+def _example(name: str, options: dict[str, Any]) -> Rounds:
+    from counterlog.datasets import examples
+
+    roles = _roles(options)
+    if options["reward"]:
+        roles["reward"] = options["reward"]
+    if name == "hillstrom":
+        return examples.hillstrom(**roles)
+    if name == "open-bandit":
+        return examples.open_bandit(**roles)
+    msg = message(f"there is no bundled log {name!r}", expected="hillstrom or open-bandit")
+    raise ConfigError(msg)
+
+
+def split(text: str | None) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(t.strip() for t in text.split(",") if t.strip()) if text else ()
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        msg = message(f"{text!r} has no '='", expected="NAME=UNIT, such as spend='US dollars'")
+        raise ConfigError(msg)
+    return name, value
+
+
+def read_bounds(text: str | None) -> tuple[float, float] | None:
+    """LO,HI as numbers. Raises `ConfigError`."""
+    if text is None:
+        return None
+    try:
+        lo, hi = (float(t) for t in text.split(","))
+    except ValueError as cause:
+        msg = message(f"bounds {text!r} cannot be read", expected="LO,HI, such as 0,3")
+        raise ConfigError(msg) from cause
+    return lo, hi

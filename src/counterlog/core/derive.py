@@ -110,7 +110,8 @@ def _estimate(
     ends = _interval(moments, part, cell, level, interval, bounds, draws)
     se = intervals.standard_error(moments)
     ess, _, _ = weight_summary(part, cell.weights)
-    heaviest = heaviest_share(intervals.influence(*_with_size(part, cell).T))
+    moves = intervals.influence(*_with_size(part, cell).T)
+    heaviest = heaviest_share(moves) if len(moves) > intervals.FEWEST_EFFECTIVE else 0.0
     valid, reason = intervals.adequate(ess, rows, se)
     notes = cell.notes
     if heaviest > LEANS:

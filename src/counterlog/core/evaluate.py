@@ -24,19 +24,21 @@ from counterlog.core.buckets import (
     Cell,
     bucket_expression,
     cell_columns,
+    row_bucket,
     scan,
 )
 from counterlog.core.crossfit import reward_model
 from counterlog.core.derive import derive
-from counterlog.core.errors import ConfigError, CounterlogError, SupportError, message
-from counterlog.core.estimators import Estimator, Row
+from counterlog.core.engine_scan import UNITS_A_BUCKET, expressible, scan_log
+from counterlog.core.errors import ConfigError, CounterlogError, LogError, SupportError, first_rows, message
+from counterlog.core.estimators import Estimator, Parts, Row, importance_weights, predictions_under
 from counterlog.core.hashing import unit_keys
-from counterlog.core.policies import Policy, checked_logged_probs, checked_probs, parse_policy
+from counterlog.core.policies import Policy, checked_logged_probs, parse_policy
 from counterlog.core.results import Estimate, Result
 from counterlog.core.rounds import Rounds
+from counterlog.core.terms import Term, column
 
 Floats = NDArray[np.float64]
-UNITS_A_BUCKET = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,25 +130,55 @@ def evaluate(
     Raises `SupportError` when the log cannot answer, `LogError` and `PropensityError` for what is wrong in it.
     """
     log.check_estimable()
+    _check_names(policies)
     names = tuple(rewards) or tuple(log.rewards)
     chosen = [make_estimator(e) for e in estimators] or default_estimators(log)
     needs_q = any(e.needs_model for e in chosen)
+    if bounds is None and on_error == "raise":
+        made = [_made(p, log, {}, rng=rng) for p in policies]
+        if "best-fixed" not in policies and expressible(log, made, chosen):
+            table = scan_log(log, made, chosen, names, log.segment_columns if segments else ())
+            return _derived(table, level=level, interval=interval, rng=rng)
+    if log.propensity_role is not None:
+        log.propensity  # noqa: B018 - made once here, and shared by the view of every reward
     plan = _Plan(log, clustered=log.unit_column is not None)
+    parsed: dict[str, Policy] = {}
     for reward in names:
         view = log.with_reward(reward)
         matrix = _predictions(view, reward, q, model=model, folds=folds, rng=rng) if needs_q else None
         for policy in policies:
             try:
-                made = parse_policy(policy, view, rng=rng) if isinstance(policy, str) else policy
-                plan.add(view, made, chosen, matrix, rng=rng)
+                plan.add(view, _made(policy, view, parsed, rng=rng), chosen, matrix, rng=rng)
             except SupportError as cause:
                 if on_error == "raise":
                     raise
                 plan.drop(policy if isinstance(policy, str) else policy.name, reward, cause)
     if not plan.cells:
         raise SupportError("; ".join(d["reason"] for d in plan.dropped) or "no policy was given")
+    if bounds is not None:
+        plan.check_bounds(bounds)
     table = plan.scan(log.segment_columns if segments else ())
     return _derived(table, level=level, interval=interval, bounds=bounds, rng=rng)
+
+
+def _check_names(policies: Sequence[Policy | str]) -> None:
+    """Two different policies of one name could not be told apart in the result."""
+    seen: dict[str, Policy] = {}
+    for policy in policies:
+        if isinstance(policy, Policy) and seen.setdefault(policy.name, policy) is not policy:
+            msg = message(f"two policies are named {policy.name!r}", hint="give each policy its own name")
+            raise ConfigError(msg)
+
+
+def _made(policy: Policy | str, log: Rounds, parsed: dict[str, Policy], *, rng: int) -> Policy:
+    """The policy of a specification, made once; `best-fixed` depends on the reward and is made for each."""
+    if isinstance(policy, Policy):
+        return policy
+    if policy == "best-fixed":
+        return parse_policy(policy, log, rng=rng)
+    if policy not in parsed:
+        parsed[policy] = parse_policy(policy, log, rng=rng)
+    return parsed[policy]
 
 
 def _derived(
@@ -218,10 +250,10 @@ class _Plan:
         self.log, self.clustered = log, clustered
         self.cells: list[Cell] = []
         self.dropped: list[dict[str, str]] = []
-        self.columns: dict[str, nw.Expr] = {}
-        self.peaks: dict[str, nw.Expr] = {}
+        self.columns: dict[str, Term] = {}
+        self.peaks: dict[str, Term] = {}
         self.arrays: dict[str, Any] = {}
-        self._weights: dict[str, int] = {}
+        self._weights: dict[tuple[int, bool], tuple[int, Policy]] = {}
 
     def drop(self, policy: str, reward: str, cause: Exception) -> None:
         """Remember why a policy has no value."""
@@ -232,84 +264,112 @@ class _Plan:
     ) -> None:
         """The cells of one policy and reward."""
         reward = log.reward_name
-        r = nw.col(reward).cast(nw.Float64)
+        r = column(reward)
         for estimator in estimators:
-            own = estimator.prepare(log, policy, rng=rng)
+            own = estimator.prepare(log, policy, q=q if estimator.needs_model else None, rng=rng)
             weights = self._weight(log, policy, own.get("w"), estimator)
-            row = Row(w=nw.col(f"w{weights}"), r=r)
-            if estimator.needs_model or "v" in own:
-                row = self._with_model(log, policy, row, q, own, len(self.cells))
-            parts = estimator.parts(row)
-            columns = cell_columns(len(self.cells), parts, products=not self.clustered)
-            self.columns |= columns
+            index = len(self.cells)
+            if "parts" in own:
+                parts = self._finished(own["parts"], index)
+            else:
+                row = Row(w=column(f"w{weights}"), r=r)
+                if estimator.needs_model or "v" in own:
+                    row = self._with_model(log, policy, row, q, own, index)
+                parts = estimator.parts(row)
+            self.columns |= cell_columns(index, parts, products=not self.clustered)
             present = tuple(n for n in ("mean", "top", "bottom") if getattr(parts, n) is not None)
-            notes: tuple[str, ...] = (
-                ()
-                if log.propensity_label != "estimated"
-                else ("propensities were estimated from the context",)
-            )
+            notes: tuple[str, ...] = tuple(own.get("notes", ()))
+            if log.propensity_label == "estimated":
+                notes += ("propensities were estimated from the context",)
             if estimator.needs_model and not estimator.needs_propensity:
                 notes += ("the interval leaves out the error of the reward model",)
+            unit = own.get("unit", log.rewards[reward])
             self.cells.append(
-                Cell(
-                    len(self.cells),
-                    policy.name,
-                    estimator.label,
-                    reward,
-                    log.rewards[reward],
-                    present,
-                    weights,
-                    notes,
-                )
+                Cell(index, policy.name, estimator.label, reward, unit, present, weights, notes)
             )
 
     def _weight(self, log: Rounds, policy: Policy, own: Any, estimator: Estimator) -> int:
-        """Number of the weight column `w{k}` of this policy, made once."""
-        key = policy.name if own is None else f"{policy.name}/{estimator.label}/{log.reward_name}"
-        if key not in self._weights:
-            k = self._weights[key] = len(self._weights)
-            if own is not None:
-                self.arrays[f"w{k}"] = np.asarray(own, dtype=np.float64)
-            elif estimator.needs_propensity or log.propensity_role is not None:
-                self.arrays[f"w{k}"] = checked_logged_probs(policy, log) / log.propensity
+        """Number of the weight column `w{k}`: an estimator's own, or that of the policy, made once."""
+        if own is not None:
+            return self._weight_column(own)
+        strict, policies = estimator.needs_propensity, self._weights
+        if not strict and (id(policy), True) in policies:
+            return policies[id(policy), True][0]
+        if (id(policy), strict) not in policies:
+            if strict:
+                w = importance_weights(log, policy)
+            elif log.propensity_role is not None:
+                w = checked_logged_probs(policy, log) / log.propensity
             else:
-                self.arrays[f"w{k}"] = np.ones(log.n)
-            w = nw.col(f"w{k}")
-            self.columns |= {f"w{k}_sum": w, f"w{k}_square": w * w}
-            self.peaks[f"w{k}_wmax"] = w
-        return self._weights[key]
+                w = np.ones(log.n)
+            policies[id(policy), strict] = (self._weight_column(w), policy)
+        return policies[id(policy), strict][0]
+
+    def _weight_column(self, values: Any) -> int:
+        k = len(self.peaks)
+        self.arrays[f"w{k}"] = np.asarray(values, dtype=np.float64)
+        w = column(f"w{k}")
+        self.columns |= {f"w{k}_sum": w, f"w{k}_square": w * w}
+        self.peaks[f"w{k}_wmax"] = w
+        return k
+
+    def _finished(self, parts: Parts, index: int) -> Parts:
+        """Terms given as arrays, as columns of the scan."""
+        named = {}
+        for name in ("mean", "top", "bottom"):
+            if (term := getattr(parts, name)) is not None:
+                self.arrays[f"t{index}_{name}"] = np.asarray(term, dtype=np.float64)
+                named[name] = column(f"t{index}_{name}")
+        return Parts(**named)
 
     def _with_model(
         self, log: Rounds, policy: Policy, row: Row, q: Floats | None, own: dict[str, Any], index: int
     ) -> Row:
-        rows = np.arange(log.n)
         if "v" in own:
             logged, value = own["q"], own["v"]
-        elif q is not None and policy.name == "logged":
-            logged = value = q[rows, log.action]
         elif q is not None:
-            logged, value = q[rows, log.action], (checked_probs(policy, log) * q).sum(axis=1)
+            logged, value = predictions_under(log, policy, q)
         else:
             msg = message("this estimator needs a reward model, and none was fitted")
             raise ConfigError(msg)
         self.arrays |= {f"q{index}": logged, f"v{index}": value}
-        return replace(row, q=nw.col(f"q{index}"), v=nw.col(f"v{index}"))
+        return replace(row, q=column(f"q{index}"), v=column(f"v{index}"))
+
+    def _frame(self, segments: Sequence[str]) -> pl.DataFrame:
+        """The columns one scan reads: rewards, segments and the collected arrays."""
+        names = dict.fromkeys((*(c.reward for c in self.cells), *segments))
+        return self.log.table.select(*names).with_columns(**{k: pl.Series(v) for k, v in self.arrays.items()})
+
+    def check_bounds(self, bounds: tuple[float, float]) -> None:
+        """Raise `LogError` naming the first rows whose term leaves the declared bounds."""
+        lazy = nw.from_native(self._frame(()).lazy())
+        for cell in self.cells:
+            if cell.terms != ("mean",):
+                continue
+            term = lazy.select(term=self.columns[f"c{cell.index}_mean"].expression)
+            values = term.collect("polars").to_native()["term"].to_numpy()
+            if (bad := np.flatnonzero((values < bounds[0]) | (values > bounds[1]))).size:
+                msg = message(
+                    f"{cell.estimator} of {cell.policy!r} leaves the declared bounds in {bad.size:,} of "
+                    f"{len(values):,} rows ({values[bad[0]]:g} first): {first_rows(bad)}",
+                    expected=f"terms in [{bounds[0]:g}, {bounds[1]:g}]",
+                    hint="bounds are those of the reward times the largest possible weight",
+                )
+                raise LogError(msg)
 
     def scan(self, segments: Sequence[str]) -> BucketTable:
         """One aggregation over the whole log, one more for each segment column."""
         log = self.log
-        rewards = {c.reward for c in self.cells}
-        frame = log.table.select(*rewards, *segments).with_columns(
-            **{k: pl.Series(v) for k, v in self.arrays.items()}
-        )
-        key = (
-            unit_keys(log.table[log.unit_column]).astype(np.int64)
-            if log.unit_column
-            else np.arange(log.n, dtype=np.int64)
-        )
-        few = log.unit_column is not None and len(np.unique(key)) < UNITS_A_BUCKET * BUCKETS
-        bucket = nw.col("__key") if few else bucket_expression(nw.col("__key"), BUCKETS)
-        lazy = nw.from_native(frame.with_columns(pl.Series("__key", key)).lazy())
+        frame = self._frame(segments)
+        if log.unit_column is None:
+            keyed = frame.with_row_index("__row").with_columns(__bucket=row_bucket(BUCKETS))
+            bucket = nw.col("__bucket")
+        else:
+            key = unit_keys(log.table[log.unit_column]).astype(np.int64)
+            keyed = frame.with_columns(pl.Series("__key", key))
+            few = len(np.unique(key)) < UNITS_A_BUCKET * BUCKETS
+            bucket = nw.col("__key") if few else bucket_expression(nw.col("__key"), BUCKETS)
+        lazy = nw.from_native(keyed.lazy())
         groups = ["", *segments]
         tables = [scan(lazy, self.columns, self.peaks, bucket, group=g) for g in groups]
         return BucketTable(

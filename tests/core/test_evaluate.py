@@ -241,7 +241,7 @@ def test_an_estimator_may_bring_weights_terms_notes_and_a_unit() -> None:
 
     e = evaluate(log(), [TARGET], [Own()], rewards=["spend"]).estimates[0]
     assert (e.value, e.ess) == (pytest.approx(SPEND.mean(), abs=1e-12), pytest.approx(N))
-    assert (e.notes, e.unit) == (("hello",), "cents")
+    assert (e.notes[0], e.unit) == ("hello", "cents")
 
 
 def test_an_estimator_may_bring_its_own_model() -> None:

@@ -71,7 +71,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 class Clock:
-    """Processor seconds since it was made, summed over threads: what a study reports as its cost."""
+    """Processor seconds of this process since it was made, over all its threads; joblib workers are not counted."""
 
     def __init__(self) -> None:
         self._start = time.process_time()

@@ -138,7 +138,8 @@ def studies_page() -> str:
             f"| {c.claim} | {show(c.measured)} | {c.bar} | {'held' if c.passed else 'did not hold'} | {c.note} |"
             for c in result.checks
         )
-        about = f"{held} of {len(result.checks)} claims held; {result.n:,} repetitions; {result.seconds:,.0f} processor seconds in the main process."
+        cost = f"{result.n:,} repetitions; {result.seconds:,.0f} processor seconds in the main process"
+        about = f"{held} of {len(result.checks)} claims held; {cost}."
         parts.append(
             f"## {result.slug}\n\n{about}\n\n| claim | measured | bar | | note |\n|---|---|---|---|---|\n{rows}"
         )

@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONGEST_WORD = 24
+
 
 def content(n: int, policies: Sequence[Any], findings: Sequence[Any], verdict: str) -> dict[str, Any]:
     """The JSON of report, estimate and audit."""
@@ -53,7 +55,11 @@ def print_json(content: Any) -> None:
 
 
 def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Records as a table on stdout; a column that is empty in every row is left out."""
+    """Records as a table on stdout; a column that is empty in every row is left out.
+
+    Numbers and single words are never broken: a table that needs more room than the window has is printed
+    wider than it.
+    """
     from rich.markup import escape
     from rich.table import Table
 
@@ -62,9 +68,13 @@ def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
     names = [
         k for k in dict.fromkeys(k for r in rows for k in r) if any(r.get(k) not in (None, "") for r in rows)
     ]
+    cells = [[escape(show(row.get(name))) for name in names] for row in rows]
     table = Table(title=escape(title), title_justify="left")
-    for name in names:
-        table.add_column(escape(name), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(show(row.get(name))) for name in names))
-    console().print(table)
+    for i, name in enumerate(names):
+        words = [word for line in [*cells, [""] * i + [name]] for word in line[i].split()]
+        table.add_column(escape(name), min_width=min(max(map(len, words), default=1), LONGEST_WORD))
+    for line in cells:
+        table.add_row(*line)
+    shown = console()
+    shown.width = max(shown.width, shown.measure(table).minimum)
+    shown.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -248,3 +249,16 @@ def test_densities_and_actions_that_are_none_are_refused() -> None:
     text = Rounds(frame.with_columns(a=pl.col("a").cast(pl.String)), action="a", reward="r", context=("x",))
     with pytest.raises(LogError, match=r"'a' \(the action\) is of type String"):
         ContinuousIPS(config()).estimate(text, CANDIDATE)
+
+
+def contract_example(frame: Any) -> Any:
+    log = Rounds(frame, action="x", reward="click", context=["device"], unit="user")
+    usual = {"density": "p"}
+    family = [
+        ContinuousIPS(ContinuousConfig(**usual)),
+        ContinuousSNIPS(ContinuousConfig(**usual)),
+        ContinuousDR(ContinuousDRConfig(model="linear", **usual)),
+    ]
+    return evaluate(
+        log, [Target(lambda context: np.full(context.height, 0.5), name="half")], family
+    ).estimates

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -255,3 +257,12 @@ def test_rows_of_one_unit_widen_the_interval_as_their_sums_say() -> None:
     assert found.value == pytest.approx(5.75 / 4, abs=1e-15)
     assert found.n == 2
     assert found.se == pytest.approx(np.std([5 / 2, 0.75 / 2], ddof=1) / np.sqrt(2), rel=1e-12)
+
+
+def contract_example(frame: Any) -> Any:
+    log = Rounds(
+        frame, action="item", reward=("click", "money"), propensity="p", unit="user", segment="device"
+    )
+    uniform = Rounds(frame, action="item", reward="click", propensity="uniform")
+    weighted = evaluate(log, ["uniform", "always:a"], FAMILY).estimates
+    return (*weighted, *evaluate(uniform, ["always:b"], ["Replay"]).estimates)

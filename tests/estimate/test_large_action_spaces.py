@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -230,3 +232,8 @@ def test_a_uniform_log_needs_no_logging_policy() -> None:
     )
     found = mips("group", logging=None).estimate(data, POLICY)
     assert "exact (1)" in found.notes[0]
+
+
+def contract_example(frame: Any) -> Any:
+    log = Rounds(frame, action="item", reward="click", propensity="p", context=["x"], unit="user")
+    return evaluate(log, ["uniform", "always:a"], [MIPS(MIPSConfig(embedding=("device",)))]).estimates

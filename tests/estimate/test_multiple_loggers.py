@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -186,3 +188,11 @@ def test_weighted_has_no_terms_without_a_log() -> None:
 
     with pytest.raises(ConfigError, match="makes its terms from a log"):
         WeightedIPS().parts(Row(np.ones(1), np.ones(1)))
+
+
+def contract_example(frame: Any) -> Any:
+    log = Rounds(frame, action="item", reward="click", propensity="p", context=["x"], unit="user")
+    both = BalancedConfig(logger="device", probabilities=("p", "p"))
+    alone = WeightedConfig(logger="device")
+    family = [BalancedIPS(both), BalancedDR(both), WeightedIPS(alone), WeightedDR(alone)]
+    return evaluate(log, ["uniform", "always:a"], family, model="linear").estimates

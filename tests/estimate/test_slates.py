@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
+import narwhals as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -315,3 +317,13 @@ def test_predictions_of_the_wrong_shape_and_terms_without_a_log_are_refused() ->
         CascadeDR(q=np.zeros((2, 2))).estimate(enumerated("own"), POLICY)
     with pytest.raises(ConfigError, match="makes its terms from a log"):
         RIPS().parts(Row(np.ones(1), np.ones(1)))
+
+
+def contract_example(frame: Any) -> Any:
+    rows = nw.from_native(frame, eager_only=True).with_row_index("i")
+    slated = rows.with_columns(slate=nw.col("i") // 4, slot=nw.col("i") % 4).to_native()
+    log = Rounds(
+        slated, action="item", reward="click", propensity="p", context=["x"], unit="slate", position="slot"
+    )
+    names = ("SIPS", "IIPS", "RIPS", "CascadeDR", "SNSIPS", "SNIIPS", "SNRIPS", "SNCascadeDR")
+    return evaluate(log, ["uniform"], names).estimates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,3 +238,9 @@ def test_choose_reads_ratios_too() -> None:
     gen = np.random.default_rng(0)
     w, r = gen.random(200) + 0.5, gen.random(200)
     assert choose([Parts(mean=w * r), Parts(top=w * r, bottom=w)]) in (0, 1)
+
+
+def contract_example(frame: Any) -> Any:
+    log = Rounds(frame, action="item", reward="click", propensity="p", context=["x", "device"], unit="user")
+    names = [*(kind.name for kind in FAMILIES), "SLOPE"]
+    return evaluate(log, ["uniform"], names, model="linear").estimates

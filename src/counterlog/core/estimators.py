@@ -88,8 +88,8 @@ class Estimator:
         """What this estimator brings for one log and policy; nothing by default.
 
         Any of: `w`, `q`, `v` (n,) arrays that replace the usual ingredients; `parts`, finished terms as arrays, which
-        replace `self.parts`; `notes`, a tuple of sentences for the estimate. `q` (n, actions) are the reward model's
-        predictions when `needs_model`.
+        replace `self.parts`; `notes`, a tuple of sentences for the estimate; `unit`, that of the value. `q`
+        (n, actions) are the reward model's predictions when `needs_model`.
         """
         return {}
 
@@ -230,7 +230,7 @@ def extra_columns(log: Rounds, names: tuple[str, ...], role: str, setting: str) 
         expected = f"one of {', '.join(map(repr, present))}"
         msg = message(f"the log has no column {missing[0]!r} for {role}", expected=expected, hint=setting)
         raise LogError(msg)
-    frame = collect(log.frame.select(list(names)))
+    frame = collect(log.frame.select(list(dict.fromkeys(names))))
     for column in frame.get_columns():
         bad = column.is_null() | (column.is_nan() if column.dtype.is_float() else column.is_null())
         if bad.any():
@@ -250,7 +250,7 @@ def number_columns(log: Rounds, names: tuple[str, ...], role: str, setting: str)
         if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
             msg = message(f"column {column.name!r} ({role}) is of type {column.dtype}", expected="numbers")
             raise LogError(msg)
-    values = frame.select(pl.all().cast(pl.Float64)).to_numpy()
+    values = np.column_stack([frame[name].cast(pl.Float64).to_numpy() for name in names])
     if (bad := np.flatnonzero(~np.isfinite(values).all(axis=1))).size:
         msg = message(f"{role} is infinite in {bad.size:,} of {log.n:,} rows: {first_rows(bad)}")
         raise LogError(msg)

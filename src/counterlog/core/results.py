@@ -136,7 +136,7 @@ def show(value: Any) -> str:
         return f"{value:,}"
     if math.isnan(value):
         return "not defined"
-    return f"{value:,.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ Raises      LogError: actions or densities are no numbers | PropensityError: a d
             policy is no `Target` | SupportError: no logged action is within reach of the candidate
 Differs     h is chosen by SLOPE unless given, from multiples of each dimension's spread; (4) takes the residual at the
             logged action, so a right model leaves no smoothing bias. residual='target' gives r_i - q(x_i, t(x_i)).
-Builds on   slope
+Builds on   estimate/slope
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ Raises      LogError: no column named, or a column has gaps | SupportError: (1) 
             every action, and the log does not tell it
 Differs     when every action has one description, P(e|a) is 0 or 1 and (1) is used unasked; (2) and (3) are
             cross-fitted; (3), equal to (2) in expectation, serves logs that tell the logged action's propensity alone.
-Builds on   slope
+Builds on   estimate/slope
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Units       theta, c, B: reward units per decision | lam: as the family's own se
 Raises      SupportError: no weight is positive | ConfigError: no candidate
 Differs     the grid comes from the weights themselves (10 values, evenly spaced in logarithm between their median and
             their largest, and infinity); units of several rows count once in c; B takes the rows as independent.
-Builds on   importance-weighting, doubly-robust
+Builds on   estimate/importance-weighting, estimate/direct-method, estimate/doubly-robust
 """
 
 from __future__ import annotations

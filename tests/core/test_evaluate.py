@@ -276,3 +276,48 @@ def test_pandas_polars_and_arrow_give_one_answer() -> None:
 def test_the_same_seed_gives_the_same_result() -> None:
     one, two = (evaluate(log(), [TARGET], ["DR"], model="linear", rng=5).estimates for _ in range(2))
     assert one == two
+
+
+@pytest.mark.parametrize("unit", [None, "user"])
+def test_a_file_scanned_where_it_lies_gives_the_answer_of_the_arrays(
+    tmp_path: Path, unit: str | None
+) -> None:
+    FRAME.write_parquet(tmp_path / "log.parquet")
+    roles = {
+        "action": "a",
+        "reward": ("click", "spend"),
+        "propensity": "uniform",
+        "segment": "site",
+        "unit": unit,
+    }
+    lazy = Rounds(str(tmp_path / "log.parquet"), **roles)  # type: ignore[arg-type]
+    even = Function(lambda context, actions: np.full((N, 3), 1 / 3), name="uniform")
+    two = Function(lambda context, actions: np.tile([0.0, 0, 1], (N, 1)), name="always:2")
+    names = ("IPS", "SNIPS", "ClippedIPS", "SubGaussianIPS")
+    scanned = evaluate(lazy, ["uniform", "always:2"], names)
+    arrays = evaluate(log(segment="site", unit=unit), [even, two], names)
+    assert len(scanned.estimates) == len(arrays.estimates)
+    for e in scanned.estimates:
+        other = arrays.find(e.policy, e.estimator, reward=e.reward, segment=e.segment)
+        assert (e.value, e.se, e.ess) == pytest.approx((other.value, other.se, other.ess), rel=1e-9)
+        assert e.n == other.n
+
+
+def test_a_file_scanned_where_it_lies_refuses_what_the_arrays_refuse(tmp_path: Path) -> None:
+    listed = FRAME.with_columns(
+        can=pl.when(pl.col("a") == 2).then(pl.lit("0|1|2|3")).otherwise(pl.lit("0|1|3")),
+        zero=pl.lit(0.0),
+        odd=pl.lit(1.5),
+    )
+    listed.write_parquet(tmp_path / "log.parquet")
+    path, roles = str(tmp_path / "log.parquet"), {"action": "a", "reward": "click", "propensity": "uniform"}
+    plain = Rounds(path, **roles)  # type: ignore[arg-type]
+    restricted = Rounds(path, available="can", **roles)  # type: ignore[arg-type]
+    with pytest.raises(SupportError, match="'column:zero': all 300 weights are 0"):
+        evaluate(plain, ["column:zero"], ["IPS"])
+    with pytest.raises(LogError, match="'column:odd' gives no probability in 300 of 300 rows"):
+        evaluate(plain, ["column:odd"], ["SNIPS"])
+    with pytest.raises(SupportError, match=r"on actions that were never logged \(3\)"):
+        evaluate(restricted, ["uniform"], ["IPS"])
+    with pytest.raises(SupportError, match="chooses an unavailable action"):
+        evaluate(restricted, ["always:2"], ["IPS"])

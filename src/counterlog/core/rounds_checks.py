@@ -127,7 +127,14 @@ def _rewards(log: Rounds, schema: Any) -> list[Rule]:
         _need_number(log, name, "reward", schema)
         value = nw.col(name).cast(nw.Float64)
         unknown = value.is_null() | value.is_nan()
-        rules.append(Rule(name, unknown, "has no reward", "drop rows whose reward is not known yet"))
+        rules.append(
+            Rule(
+                name,
+                unknown,
+                "has no reward",
+                "drop rows whose reward is not known yet; fill it where nothing came of the decision",
+            )
+        )
         if schema[name].is_float():
             infinite = ~(value.is_finite() | unknown)
             rules.append(Rule(name, infinite, "has an infinite reward", "repair or drop these rows"))

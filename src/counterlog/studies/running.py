@@ -9,6 +9,7 @@ from typing import Any
 
 from counterlog.core.config import Config
 from counterlog.core.errors import ConfigError, message
+from counterlog.core.results import Result
 from counterlog.core.rounds import Rounds
 from counterlog.core.study import Study
 from counterlog.index import ROOT, Card, card
@@ -38,7 +39,9 @@ def run_study(slug: str, *, full: bool = False, rng: int = 0) -> Study:
 def fit_system(
     slug: str, log: Rounds, *, config: Path | None, options: Sequence[str], rng: int, out: Path
 ) -> tuple[list[dict[str, Any]], Path]:
-    """Fit a system that learns a policy, save the policy to `out`; returns the result's records and the path.
+    """Fit a system that learns a policy; save the policy to `out`, and its report, if it has one, beside it as JSON.
+
+    Returns the report's records (else the policy's name and the rows) and the path of the policy.
 
     Raises `ConfigError` when the system has no policy to save.
     """
@@ -57,8 +60,12 @@ def fit_system(
     if not hasattr(policy, "save"):
         msg = message(f"the policy of {slug!r} cannot be saved as a file", hint="use it from Python")
         raise ConfigError(msg)
-    records = result.records() if hasattr(result, "records") else [{"policy": policy.name, "rows": log.n}]
-    return records, policy.save(out)
+    saved: Path = policy.save(out)
+    report = getattr(result, "report", None)
+    if not isinstance(report, Result):
+        return [{"policy": policy.name, "rows": log.n}], saved
+    report.save(out.with_suffix(".json"))
+    return report.records(), saved
 
 
 def _learner(found: Card) -> Any:

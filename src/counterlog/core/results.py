@@ -167,6 +167,12 @@ class Estimate(Result):
     reason: str = ""
     notes: tuple[str, ...] = ()
 
+    def records(self) -> list[dict[str, Any]]:
+        """One record: what was valued first, then the numbers."""
+        (record,) = super().records()
+        first = ("policy", "estimator", "reward", "segment")
+        return [{**{name: record[name] for name in first}, **record}]
+
     def __str__(self) -> str:
         who = " ".join(p for p in (self.policy, f"({self.estimator})" if self.estimator else "") if p)
         text = f"{show(self.value)} [{show(self.lo)}, {show(self.hi)}] {self.unit}, n={self.n:,}"

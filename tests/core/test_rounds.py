@@ -159,6 +159,15 @@ def test_many_bad_rows_are_counted_and_the_first_shown() -> None:
         Rounds(frame, **ROLES)
 
 
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(LogError) as caught:
+        log(item=["a", None, "b", "c"], click=[0, 1, None, 1], p=[0.5, 0.5, 0.5, 7.0])
+    text = str(caught.value)
+    assert text.startswith("column 'item' is empty (null) in 1 of 4 rows: row 1\nhint: ")
+    assert "also: column 'click' has no reward in 1 of 4 rows: row 2" in text
+    assert "also: column 'p' is not a probability in (0, 1] in 1 of 4 rows: row 3" in text
+
+
 def test_an_empty_log_one_row_and_one_action() -> None:
     with pytest.raises(LogError, match="0 rows"):
         Rounds(pl.DataFrame(BASE).head(0), **ROLES)

@@ -72,7 +72,7 @@ def check_names(log: Rounds) -> None:
 def check_values(log: Rounds) -> int:
     """Number of rows, after every role's values were found to be what they claim to be.
 
-    Raises `LogError` or `PropensityError` for the first rule that some row breaks.
+    Raises `LogError` or `PropensityError` for the first rule that some row breaks, and lists the others after it.
     """
     schema = log.frame.collect_schema()
     rules = [*_present(log), *_actions(log, schema), *_rewards(log, schema), *_propensities(log, schema)]
@@ -87,9 +87,11 @@ def check_values(log: Rounds) -> int:
     if n == 0:
         msg = message("the log has 0 rows", hint="check the path and any filter before it")
         raise LogError(msg)
-    for rule, count in zip(rules, counts[1:], strict=True):
-        if count:
-            _refuse(log, rule, n)
+    broken = [rule for rule, count in zip(rules, counts[1:], strict=True) if count]
+    if broken:
+        first, *others = (_refusal(log, rule, n) for rule in broken)
+        msg = "\n".join([message(first, hint=broken[0].hint), *(f"also: {text}" for text in others)])
+        raise broken[0].kind(msg)
     return n
 
 
@@ -164,18 +166,19 @@ def _contexts(log: Rounds, schema: Any) -> list[Rule]:
     ]
 
 
-def _refuse(log: Rounds, rule: Rule, n: int) -> None:
+def _refusal(log: Rounds, rule: Rule, n: int) -> str:
     column = nw.from_native(collect(log.frame.select(rule.column)))
     rows = np.flatnonzero(column.select(bad=rule.bad)["bad"].to_numpy())
-    _refuse_rows(rule.column, rows, n, rule.what, rule.hint, rule.kind)
+    return _found(rule.column, rows, n, rule.what)
 
 
-def _refuse_rows(
-    column: str, rows: Any, n: int, what: str, hint: str, kind: type[LogError] = LogError
-) -> None:
+def _found(column: str, rows: Any, n: int, what: str) -> str:
+    return f"column {column!r} {what} in {len(rows):,} of {n:,} rows: {first_rows(rows)}"
+
+
+def _refuse_rows(column: str, rows: Any, n: int, what: str, hint: str) -> None:
     if len(rows):
-        found = f"column {column!r} {what} in {len(rows):,} of {n:,} rows: {first_rows(rows)}"
-        raise kind(message(found, hint=hint))
+        raise LogError(message(_found(column, rows, n, what), hint=hint))
 
 
 def _need_number(log: Rounds, name: str, role: str, schema: Any) -> None:

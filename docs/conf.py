@@ -39,6 +39,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"plot_",
     "image_scrapers": (thumbnails.scrape,),
+    "reset_modules": (),
     "capture_repr": ("_repr_html_",),
     "ignore_repr_types": r"list|tuple|dict",
     "download_all_examples": False,

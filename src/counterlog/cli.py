@@ -32,7 +32,9 @@ from counterlog.cli_log import (
     Segment,
     Time,
     Unit,
+    example_candidates,
     read_bounds,
+    read_estimators,
     read_log,
     split,
 )
@@ -78,9 +80,11 @@ def report(
     from counterlog.report.decision_report import build
 
     rounds = read_log(locals())
+    candidates, beside = example_candidates(log, example, policy or (), level)
     made = build(
         rounds,
-        policies=policy or (),
+        policies=candidates,
+        beside=beside,
         estimators=split(estimators),
         level=level,
         model=model,
@@ -122,6 +126,10 @@ def estimate(
     ] = None,
     model: Model = "boosting",
     rng: Seed = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of an estimator, as ClippedIPS.cap=5; may be repeated."),
+    ] = None,
     add: Annotated[list[Path] | None, typer.Option(help="Saved result to add (yesterday's).")] = None,
     save: Annotated[Path | None, typer.Option(help="Save the result here, to be added to later.")] = None,
     as_json: Json = False,
@@ -138,7 +146,7 @@ def estimate(
     result = evaluate(
         rounds,
         policy or ("logged", "uniform", "best-fixed"),
-        split(estimators),
+        read_estimators(estimators, set_ or ()),
         level=level,
         interval=interval,
         bounds=read_bounds(bounds),

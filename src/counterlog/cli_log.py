@@ -10,6 +10,11 @@ import typer
 from counterlog.core.errors import ConfigError, message
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from counterlog.core.estimators import Estimator
+    from counterlog.core.policies import Policy
+    from counterlog.core.results import Estimate
     from counterlog.core.rounds import Rounds
 
 LogPath = Annotated[
@@ -90,6 +95,18 @@ def _example(name: str, options: dict[str, Any]) -> Rounds:
     raise ConfigError(msg)
 
 
+def example_candidates(
+    path: str | None, example: str | None, named: Sequence[str], level: float
+) -> tuple[list[str | Policy], list[Estimate]]:
+    """The candidates of a report, and values known from elsewhere: what the Thompson policy earned in its own log."""
+    if path is not None or example != "open-bandit" or named:
+        return list(named), []
+    from counterlog.datasets.examples import Thompson
+
+    thompson = Thompson()
+    return [thompson, "uniform"], [thompson.earned(level=level)]
+
+
 def split(text: str | None) -> tuple[str, ...]:
     """Names separated by commas."""
     return tuple(t.strip() for t in text.split(",") if t.strip()) if text else ()
@@ -113,3 +130,21 @@ def read_bounds(text: str | None) -> tuple[float, float] | None:
         msg = message(f"bounds {text!r} cannot be read", expected="LO,HI, such as 0,3")
         raise ConfigError(msg) from cause
     return lo, hi
+
+
+def read_estimators(names: str | None, settings: Sequence[str]) -> list[Estimator]:
+    """Estimators by name, each with its settings `NAME.parameter=value`. Raises `ConfigError` for a name not
+    asked for."""
+    from counterlog.core.evaluate import make_estimator
+
+    wanted = split(names)
+    own: dict[str, list[str]] = {name: [] for name in wanted}
+    for setting in settings:
+        name, dot, rest = setting.partition(".")
+        if not dot or name not in own:
+            msg = message(
+                f"setting {setting!r} names no estimator of --estimators", expected="NAME.parameter=value"
+            )
+            raise ConfigError(msg)
+        own[name].append(rest)
+    return [make_estimator(name, options) for name, options in own.items()]

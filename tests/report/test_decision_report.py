@@ -94,10 +94,10 @@ def test_a_value_known_from_elsewhere_stands_beside_the_estimates(simulated):
 
 def test_the_thompson_policy_of_the_open_bandit_log_is_valued_and_measured():
     from counterlog.core.evaluate import evaluate
-    from counterlog.datasets.examples import open_bandit
-    from counterlog.report.thompson import thompson
+    from counterlog.datasets.examples import Thompson, open_bandit
 
-    policy, earned = thompson("men")
+    policy = Thompson("men")
+    earned = policy.earned()
     assert earned.value == pytest.approx(0.0069) and earned.n == 10_000
     log = open_bandit("men", "random")
     assert policy.probs(log).sum(axis=1) == pytest.approx(1.0)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from counterlog.core.errors import ConfigError, message
+from counterlog.core.errors import ConfigError, SupportError, message
 from counterlog.core.features import Encoder
 from counterlog.core.hashing import row_keys, scatter, unit_keys
 from counterlog.core.rounds import Rounds
@@ -77,7 +77,14 @@ def reward_model(
 
 
 def _fit(model: Any, phi: Floats, reward: Floats, *, binary: bool, weight: Floats | None, rng: int) -> Any:
-    """A prediction function of a model fitted on (phi, reward)."""
+    """A prediction function of a model fitted on (phi, reward). Raises `SupportError` when there is nothing
+    to fit on."""
+    if len(reward) == 0:
+        msg = message(
+            "the log has too few independent units to fit a model on other folds",
+            hint="collect more decisions",
+        )
+        raise SupportError(msg)
     if len(np.unique(reward)) < 2:
         constant = float(reward[0])
         return lambda new: np.full(len(new), constant)

@@ -104,12 +104,15 @@ def _estimate(
     moments = moments_of(table, part, cell)
     value = intervals.value(moments)
     rows = int(part["n"].sum())
+    ess, peak, _ = weight_summary(part, cell.weights)
+    if cell.weighted and peak == 0:
+        msg = message(f"no logged decision in {segment or 'the log'} agrees with policy {cell.policy!r}")
+        raise SupportError(msg)
     if moments.n < 2:
         msg = message(f"{segment or 'the log'} has one independent unit, and an interval needs at least 2")
         raise SupportError(msg)
-    ends = _interval(moments, part, cell, level, interval, bounds, draws)
+    ends = _interval(moments, part, cell, level, interval, bounds, draws, clustered=table.clustered)
     se = intervals.standard_error(moments)
-    ess, _, _ = weight_summary(part, cell.weights)
     moves = intervals.influence(*_with_size(part, cell).T)
     heaviest = heaviest_share(moves) if len(moves) > intervals.FEWEST_EFFECTIVE else 0.0
     valid, reason = intervals.adequate(ess, rows, se)
@@ -146,6 +149,8 @@ def _interval(
     interval: str,
     bounds: tuple[float, float] | None,
     draws: intervals.Multiplicities | None,
+    *,
+    clustered: bool,
 ) -> Interval:
     if interval == "t":
         return intervals.t_interval(moments, level)
@@ -157,6 +162,12 @@ def _interval(
         return intervals.bootstrap(
             column_matrix(part, cell), counts, level=level, method=kind, multiplicities=draws
         )
+    if clustered:
+        msg = message(
+            f"{interval} bounds hold for independent rows, and this log's rows belong to units",
+            hint="use interval 't' or 'bootstrap', which count units",
+        )
+        raise ConfigError(msg)
     if "top" in cell.terms:
         msg = message(
             f"{interval} bounds hold for means, and {cell.estimator} is a ratio",

@@ -8,6 +8,7 @@ an engine can express are scanned where the log lies; reward models and other po
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,8 +232,11 @@ def estimator_classes() -> dict[str, type[Estimator]]:
     return dict(sorted(found.items()))
 
 
-def make_estimator(estimator: Estimator | str) -> Estimator:
-    """The estimator of that name with its defaults. Raises `ConfigError` listing the known names."""
+def make_estimator(estimator: Estimator | str, options: Sequence[str] = ()) -> Estimator:
+    """The estimator of that name; `options` are settings of its configuration, as `name=value`.
+
+    Raises `ConfigError` listing the known names, or for a setting that it does not have.
+    """
     if isinstance(estimator, Estimator):
         return estimator
     classes = {name.lower(): kind for name, kind in estimator_classes().items()}
@@ -240,7 +244,14 @@ def make_estimator(estimator: Estimator | str) -> Estimator:
         known = ", ".join(kind.name for kind in classes.values())
         msg = message(f"{estimator!r} is not an estimator", expected=f"one of {known}")
         raise ConfigError(msg)
-    return classes[estimator.lower()]()
+    kind = classes[estimator.lower()]
+    if not options:
+        return kind()
+    config = getattr(sys.modules[kind.__module__], f"{kind.__name__}Config", None)
+    if config is None:
+        msg = message(f"{kind.name} has no settings")
+        raise ConfigError(msg)
+    return kind(config.from_options(options))  # type: ignore[call-arg]
 
 
 class _Plan:
@@ -285,7 +296,17 @@ class _Plan:
                 notes += ("the interval leaves out the error of the reward model",)
             unit = own.get("unit", log.rewards[reward])
             self.cells.append(
-                Cell(index, policy.name, estimator.label, reward, unit, present, weights, notes)
+                Cell(
+                    index,
+                    policy.name,
+                    estimator.label,
+                    reward,
+                    unit,
+                    present,
+                    weights,
+                    notes,
+                    estimator.needs_propensity,
+                )
             )
 
     def _weight(self, log: Rounds, policy: Policy, own: Any, estimator: Estimator) -> int:
@@ -359,7 +380,7 @@ class _Plan:
 
     def scan(self, segments: Sequence[str]) -> BucketTable:
         """One aggregation over the whole log, one more for each segment column."""
-        log = self.log
+        log, few = self.log, False
         frame = self._frame(segments)
         if log.unit_column is None:
             keyed = frame.with_row_index("__row").with_columns(__bucket=row_bucket(BUCKETS))
@@ -372,6 +393,5 @@ class _Plan:
         lazy = nw.from_native(keyed.lazy())
         groups = ["", *segments]
         tables = [scan(lazy, self.columns, self.peaks, bucket, group=g) for g in groups]
-        return BucketTable(
-            pl.concat(tables), tuple(self.cells), self.clustered, log.propensity_label, tuple(self.dropped)
-        )
+        kind = (self.clustered, log.propensity_label, few)
+        return BucketTable(pl.concat(tables), tuple(self.cells), *kind, tuple(self.dropped))

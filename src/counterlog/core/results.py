@@ -143,11 +143,11 @@ def show(value: Any) -> str:
 class Estimate(Result):
     """The value of one policy by one estimator, with its interval.
 
-    `value`, `lo`, `hi` and `se` are in `unit`; `n` counts the independent units behind the interval (rows,
-    or clusters);
-    `ess` is the effective sample size of the weights in rows. `valid` is False, with the `reason`, when the
-    interval
-    does not deserve its level.
+    `value`, `lo`, `hi` and `se` are in `unit`; `n` counts the independent units behind the interval: rows,
+    or clusters (for
+    more than 200,000 clusters, the hash buckets that hold them). `ess` is the effective sample size of the
+    weights in rows.
+    `valid` is False, with the `reason`, when the interval does not deserve its level.
     """
 
     value: float

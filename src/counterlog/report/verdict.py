@@ -63,7 +63,9 @@ def sentences(
     ahead = bool(next_test) and not trust.startswith("Do not")
     last = (f"{trust.rstrip('.')}; {next_test}." if ahead else trust,) if trust else ()
     if held is None:
-        why = next((e.reason for e in estimates if e.reason), "no candidate has a value")
+        why = next(
+            (e.reason for e in estimates if e.reason), "it has too few independent units to judge chance by"
+        )
         return (f"The log cannot value any candidate: {why}.", "Nothing can be compared.", *last)
     if len(held.names) == 1 or BASELINE not in held.names:
         best = held.estimates[0]

@@ -1,11 +1,9 @@
 """The bucket table: the small result of one scan, from which every value, interval and contrast is derived.
 
 Each unit (row, or cluster such as a user) falls into one of `BUCKETS` buckets by a hash of its key. For
-every cell (policy,
-estimator, reward) the scan keeps, by bucket, the sums of the cell's terms and, for rows that are their own
-units, of their
-products. Sums are associative: tables of two days, files or machines are merged by adding them. Nothing of a
-row survives.
+every cell (policy, estimator, reward) the scan keeps, by bucket, the sums of the cell's terms and, for rows
+that are their own units, of their products. Sums are associative: tables of two days, files or machines are
+merged by adding them. Nothing of a row survives.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Configuration: every default, bound, unit and help text exists once, in a frozen dataclass.
 
 A system writes `class XConfig(Config)` with one `param(...)` a line. The bounds are checked when the object
-is made;
-the command line, the TOML form and the docs are read from the same metadata.
+is made; the command line, the TOML form and the docs are read from the same metadata.
 """
 
 from __future__ import annotations

@@ -56,8 +56,7 @@ def reward_model(
 
     `model`: `boosting`, `linear` (logistic for 0/1 rewards, ridge otherwise), or any scikit-learn estimator, which is
     cloned; classifiers are asked for probabilities. `sample_weight` weights the fit, row by row. Models run
-    on one thread:
-    on a busy machine the threads of boosted trees wait for each other.
+    on one thread: on a busy machine the threads of boosted trees wait for each other.
     """
     x = Encoder.fit(log.context).transform(log.context)
     reward, action, actions = log.reward, log.action, len(log.actions)

@@ -37,8 +37,8 @@ def derive(
     """Every cell of every group as an `Estimate`; policies that had no value come last, with their reason.
 
     `bounds` are those of one row's term (reward bounds times the largest possible weight), for `hoeffding`
-    and `bernstein`.
-    Raises `SupportError` when no row of the whole log carries weight for a cell, `ConfigError` for an unknown interval.
+    and `bernstein`. Raises `SupportError` when no row of the whole log carries weight for a cell,
+    `ConfigError` for an unknown interval.
     """
     if interval not in INTERVALS:
         msg = message(f"{interval!r} is not an interval", expected=f"one of {', '.join(INTERVALS)}")

@@ -1,8 +1,8 @@
 """The bucket table made where the log lies: for policies and estimators that are expressions of its own columns.
 
 Nothing is collected but the bucket sums, so the memory needed does not grow with the log. Reward models,
-estimators that fit
-something first, and policies that answer by arrays go through `core.evaluate` instead; both give the same table.
+estimators that fit something first, and policies that answer by arrays go through `core.evaluate` instead;
+both give the same table.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Candidate policies: what each would do in every row of a log, from a short specification or a saved file.
 
-A policy answers `probs(log)`, an (n, actions) matrix over `log.actions` whose rows sum to 1. Specifications,
-as typed on the
-command line: `logged`, `uniform`, `always:ACTION`, `best-fixed`, `column:NAME`, `python:module:function`, `file:PATH`.
+A policy answers `probs(log)`, an (n, actions) matrix over `log.actions` whose rows sum to 1.
+Specifications, as typed on the command line: `logged`, `uniform`, `always:ACTION`, `best-fixed`,
+`column:NAME`, `python:module:function`, `file:PATH`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Results: frozen, with their unit, their n and their interval; they print, save, load and convert to frames.
 
 Every result is a dataclass of plain values, so that its JSON form is the object itself. JSON has no NaN or
-infinity: they are
-written as the strings "NaN", "Infinity", "-Infinity" in fields declared as float, and read back as numbers.
+infinity: they are written as the strings "NaN", "Infinity", "-Infinity" in fields declared as float, and
+read back as numbers.
 """
 
 from __future__ import annotations
@@ -144,9 +144,8 @@ class Estimate(Result):
     """The value of one policy by one estimator, with its interval.
 
     `value`, `lo`, `hi` and `se` are in `unit`; `n` counts the independent units behind the interval: rows,
-    or clusters (for
-    more than 200,000 clusters, the hash buckets that hold them). `ess` is the effective sample size of the
-    weights in rows.
+    or clusters (for more than 200,000 clusters, the hash buckets that hold them). `ess` is the effective
+    sample size of the weights in rows.
     `valid` is False, with the `reason`, when the interval does not deserve its level.
     """
 
@@ -190,8 +189,7 @@ class Finding(Result):
     """Something an audit found: how bad, in one sentence, with its evidence and what to do about it.
 
     `severity` is `ok`, `note`, `warning` or `stop` (the log cannot answer until it is mended). `evidence` is
-    a small table
-    of records; `value` is the finding's main number in `unit`, where it has one.
+    a small table of records; `value` is the finding's main number in `unit`, where it has one.
     """
 
     check: str

@@ -1,8 +1,7 @@
 """`Rounds`: a log with one row a decision, its columns named by role, checked before anybody trusts it.
 
 A role is given by column name. What is wrong is refused at once with the column, the count, the first rows
-and the remedy;
-the log itself is never changed and no gap is filled.
+and the remedy; the log itself is never changed and no gap is filled.
 """
 
 from __future__ import annotations

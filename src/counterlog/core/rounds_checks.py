@@ -1,8 +1,7 @@
 """What makes a table a decision log: every check of `Rounds`, counted in one scan where the log lies.
 
 A refusal names the column, how many rows, the first of them (counted from 0) and the remedy. Rows are only
-looked for when
-a count says that there are some.
+looked for when a count says that there are some.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Learnt policies that can be saved and read back: a softmax over scores of the encoded context.
 
 The file is safetensors: weights as tensors, everything else (actions, encoding, origin) as JSON in its
-metadata. Nothing in it
-is executed when it is read.
+metadata. Nothing in it is executed when it is read.
 """
 
 from __future__ import annotations

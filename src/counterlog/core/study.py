@@ -1,8 +1,8 @@
 """A study: the experiment that shows a paper's claim, its tables against the baselines, and whether it held.
 
 A module `counterlog.studies.<slug>` has one function `run(*, full, rng) -> Study`. `counterlog study SLUG`
-prints the tables and
-exits 0 only when every check passed; `--full` saves the result as `studies/results/SLUG.json`.
+prints the tables and exits 0 only when every check passed; `--full` saves the result as
+`studies/results/SLUG.json`.
 """
 
 from __future__ import annotations

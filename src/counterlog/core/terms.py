@@ -1,8 +1,7 @@
 """Engine expressions that know their own formula, so that one scan sums equal columns once.
 
 IPS and SNIPS both need the sum of w r, every cell of a policy the sum of w. A `Term` carries its formula as
-text next to the
-narwhals expression; two terms of one formula are one column.
+text next to the narwhals expression; two terms of one formula are one column.
 """
 
 from __future__ import annotations

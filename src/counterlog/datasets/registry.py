@@ -2,8 +2,7 @@
 with one line.
 
 A file is looked for in the folder that the environment variable `COUNTERLOG_DATA` names (one subfolder a
-data set), then in
-the user's cache, then fetched from its public source with the same checksum.
+data set), then in the user's cache, then fetched from its public source with the same checksum.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The Hillstrom e-mail experiment: is a learnt targeting policy better than the best single e-mail?
 
-64,000 customers, three actions drawn uniformly. The value of one action is the mean of its arm, so estimates
-can be checked
-exactly. The learnt policy is cross-fitted (each customer's action comes from a model that never saw the
-customer), and it is
-compared with the best fixed action, also chosen out of fold, by the paired difference of their doubly robust values.
+64,000 customers, three actions drawn uniformly. The value of one action is the mean of its arm, so
+estimates can be checked exactly. The learnt policy is cross-fitted (each customer's action comes from a
+model that never saw the customer), and it is compared with the best fixed action, also chosen out of fold,
+by the paired difference of their doubly robust values.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The Open Bandit sample: what one logger's rows say of the other logger, beside what that one really earned.
 
 Six pairs: the Thompson policy valued on the uniform-random log and the uniform policy on the Thompson log,
-in three campaigns.
-Truth is the mean of the other log, itself known only to the width of its own interval. There are 38 to 69
-clicks a log, so the
-intervals are wide, and six pairs cannot prove a coverage; the study shows what can be had.
+in three campaigns. Truth is the mean of the other log, itself known only to the width of its own interval.
+There are 38 to 69 clicks a log, so the intervals are wide, and six pairs cannot prove a coverage; the study
+shows what can be had.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from counterlog.core.evaluate import evaluate, make_estimator
 from counterlog.core.policies import Always, Logged
 from counterlog.core.saved_policies import load_policy
 from counterlog.report.contest import contest
-from counterlog.report.deployment import at_k, risk_points, sharpe
+from counterlog.estimate.sharpe_ratio_at_k import sharpe_ratio
+from counterlog.report.deployment import at_k, risk_points
 from counterlog.report.disagreement import disagreements
 from counterlog.report.holdout import holdout_part
 from counterlog.report.segments import segment_codes, segment_gaps, with_segments
@@ -76,8 +77,8 @@ def test_risk_counts_the_redrawn_logs_with_a_loss(held):
 
 def test_sharpe_ratio_by_hand():
     best, spread = np.array([5.0, 3.0, 2.0]), np.array([2.0, 0.0, 1.0])
-    assert sharpe(best, spread, 3.0)[[0, 2]].tolist() == [1.0, 0.0]
-    assert np.isnan(sharpe(best, spread, 3.0)[1])
+    assert sharpe_ratio(best, spread, 3.0)[[0, 2]].tolist() == [1.0, 0.0]
+    assert np.isnan(sharpe_ratio(best, spread, 3.0)[1])
 
 
 def test_testing_everything_leaves_no_regret_and_the_worst_is_the_worst(held):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from counterlog.estimate.sharpe_ratio_at_k import curves_at_k, ranking
 from counterlog.report.contest import Contest
 from counterlog.report.wording import BASELINE
 
@@ -96,32 +97,28 @@ def at_k(held: Contest, *, level: float = 0.95) -> tuple[AtK, ...]:
         return ()
     truth = np.array([held.estimates[j].value for j in places])
     base = held.of(BASELINE).value
-    order = np.argsort(-held.replicates[:, places], axis=1, kind="stable")
-    picked = truth[order]
-    return tuple(_at(picked[:, :k], k, truth.max(), base, held, level) for k in range(1, len(places) + 1))
+    names = [held.names[j] for j in places]
+    picked = truth[ranking(held.replicates[:, places], names)]
+    curves = curves_at_k(picked, base, base)
+    unit = held.estimates[0].unit
+    return tuple(
+        _at({name: c[:, k] for name, c in curves.items()}, k + 1, unit, level) for k in range(len(places))
+    )
 
 
-def _at(tested: Floats, k: int, top: float, base: float, held: Contest, level: float) -> AtK:
-    best, worst, spread = tested.max(axis=1), tested.min(axis=1), tested.std(axis=1)
-    ratio = sharpe(best, spread, base)
-    known = ratio[np.isfinite(ratio)]
+def _at(curve: dict[str, Floats], k: int, unit: str, level: float) -> AtK:
+    known = curve["SharpeRatio"][np.isfinite(curve["SharpeRatio"])]
     tails = ((1 - level) / 2, (1 + level) / 2)
     lo, hi = np.quantile(known, tails) if known.size else (np.nan, np.nan)
     return AtK(
         k=k,
-        best=float(best.mean()),
-        worst=float(worst.mean()),
-        spread=float(spread.mean()),
+        best=float(curve["best"].mean()),
+        worst=float(curve["worst"].mean()),
+        spread=float(curve["std"].mean()),
         ratio=float(known.mean()) if known.size else float("nan"),
         lo=float(lo),
         hi=float(hi),
-        regret=float((top - best).mean()),
-        below=float((tested < base).mean()),
-        unit=held.estimates[0].unit,
+        regret=float(curve["Regret best"].mean()),
+        below=float(curve["violations"].mean()),
+        unit=unit,
     )
-
-
-def sharpe(best: Floats, spread: Floats, base: float) -> Floats:
-    """(max(best, base) - base) / spread, NaN where there is no spread."""
-    gain = np.maximum(best, base) - base
-    return np.divide(gain, spread, out=np.full_like(gain, np.nan), where=spread > 0)

@@ -7,8 +7,8 @@ from counterlog.core.estimators import Estimator
 from counterlog.core.evaluate import evaluate, make_estimator
 from counterlog.core.policies import Always, Logged
 from counterlog.core.saved_policies import load_policy
-from counterlog.report.contest import contest
 from counterlog.estimate.sharpe_ratio_at_k import sharpe_ratio
+from counterlog.report.contest import contest
 from counterlog.report.deployment import at_k, risk_points
 from counterlog.report.disagreement import disagreements
 from counterlog.report.holdout import holdout_part

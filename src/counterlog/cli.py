@@ -302,10 +302,12 @@ def study(
     full: Annotated[bool, typer.Option("--full", help="Paper-sized run; saves the result.")] = False,
     rng: Seed = 0,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a system's study; exits 0 only when every stated claim held."""
     from counterlog.studies.running import run_study
 
+    progress(quiet)(f"running {slug} ({'full: minutes' if full else 'quick: seconds'})", 0.0)
     result = run_study(slug, full=full, rng=rng)
     if as_json:
         print_json(result.to_dict())

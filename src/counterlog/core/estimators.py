@@ -177,7 +177,7 @@ def predictions_under(log: Rounds, policy: Policy, q: Floats) -> tuple[Floats, F
     logged = q[np.arange(log.n), log.action]
     if isinstance(policy, Logged):
         return logged, logged
-    return logged, np.asarray((checked_probs(policy, log) * q).sum(axis=1))
+    return logged, np.asarray(np.einsum("ij,ij->i", checked_probs(policy, log), q))
 
 
 def logging_probs(log: Rounds, logging: Policy | str | None = None, *, rng: int = 0) -> Floats:

@@ -30,7 +30,7 @@ from counterlog.core.buckets import (
 )
 from counterlog.core.crossfit import reward_model
 from counterlog.core.derive import derive
-from counterlog.core.engine_scan import UNITS_A_BUCKET, expressible, scan_log
+from counterlog.core.engine_scan import ROWS_IN_MEMORY, UNITS_A_BUCKET, expressible, scan_log
 from counterlog.core.errors import ConfigError, CounterlogError, LogError, SupportError, first_rows, message
 from counterlog.core.estimators import Estimator, Parts, Row, importance_weights, predictions_under
 from counterlog.core.hashing import unit_keys
@@ -265,6 +265,7 @@ class _Plan:
         self.peaks: dict[str, Term] = {}
         self.arrays: dict[str, Any] = {}
         self._weights: dict[tuple[int, bool], tuple[int, Policy]] = {}
+        self._models: dict[tuple[int, str], tuple[int, Policy]] = {}
 
     def drop(self, policy: str, reward: str, cause: Exception) -> None:
         """Remember why a policy has no value."""
@@ -349,6 +350,9 @@ class _Plan:
         if "v" in own:
             logged, value = own["q"], own["v"]
         elif q is not None:
+            index, _ = self._models.setdefault((id(policy), log.reward_name), (index, policy))
+            if f"q{index}" in self.arrays:
+                return replace(row, q=column(f"q{index}"), v=column(f"v{index}"))
             logged, value = predictions_under(log, policy, q)
         else:
             msg = message("this estimator needs a reward model, and none was fitted")
@@ -392,6 +396,7 @@ class _Plan:
             bucket = nw.col("__key") if few else bucket_expression(nw.col("__key"), BUCKETS)
         lazy = nw.from_native(keyed.lazy())
         groups = ["", *segments]
-        tables = [scan(lazy, self.columns, self.peaks, bucket, group=g) for g in groups]
+        large = log.n > ROWS_IN_MEMORY
+        tables = [scan(lazy, self.columns, self.peaks, bucket, group=g, streaming=large) for g in groups]
         kind = (self.clustered, log.propensity_label, few)
         return BucketTable(pl.concat(tables), tuple(self.cells), *kind, tuple(self.dropped))

@@ -206,7 +206,10 @@ def checked_probs(policy: Policy, log: Rounds) -> Floats:
             f"policy {policy.name!r} answered shape {matrix.shape}", expected=f"{shape}, one column an action"
         )
         raise LogError(msg)
-    bad = np.flatnonzero(~(np.abs(matrix.sum(axis=1) - 1) <= TOLERANCE) | ~(matrix >= 0).all(axis=1))
+    wrong = ~(np.abs(np.einsum("ij->i", matrix) - 1) <= TOLERANCE)
+    if not (matrix >= 0).all():
+        wrong |= ~(matrix >= 0).all(axis=1)
+    bad = np.flatnonzero(wrong)
     if bad.size:
         msg = message(
             f"policy {policy.name!r} is not a distribution in {bad.size:,} of {log.n:,} rows: {first_rows(bad)}",

@@ -12,6 +12,9 @@ import pytest
 NEIGHBOUR = Path(__file__).parents[2] / "shared" / "data"
 if "COUNTERLOG_DATA" not in os.environ and NEIGHBOUR.is_dir():
     os.environ["COUNTERLOG_DATA"] = str(NEIGHBOUR)
+REFERENCES = NEIGHBOUR.parent / "refs"
+if "COUNTERLOG_REFS" not in os.environ and REFERENCES.is_dir():
+    os.environ["COUNTERLOG_REFS"] = str(REFERENCES)
 
 
 @pytest.fixture

@@ -385,6 +385,9 @@ def main() -> None:
     except CounterlogError as refusal:
         typer.echo(f"error: {refusal}", err=True)
         sys.exit(1)
+    except OSError as cause:
+        typer.echo(f"error: the output cannot be written ({cause.strerror or cause})", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

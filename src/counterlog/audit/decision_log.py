@@ -102,7 +102,8 @@ class DecisionLog:
                 text = f"policy {policy!r} cannot be valued: {first}"
                 name = f"overlap: {policy}"
                 found.append(Finding(check=name, severity="stop", message=text, remedy=hint, n=log.n))
-        with np.errstate(over="ignore", invalid="ignore"):  # weights beyond 1e150 have no finite square
+        # weights beyond 1e150 have no finite square, and columns around 1e-300 no deviation
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             found += PropensityCalibration().check(log, rng=rng)
             found += SampleRatio().check(log, rng=rng)
             found += LoggingDrift().check(log, rng=rng)

@@ -169,7 +169,7 @@ class LogHygiene:
                 unique.append({"column": name, "share": levels / log.n})
                 continue
             text = column.cast(pl.String)
-            counts = text.drop_nulls().value_counts()
+            counts = text.drop_nulls().alias("level").value_counts()
             few = counts.filter(pl.col("count") < self.config.rare)
             if few.height:
                 rare.append({"column": name, "levels": few.height, "share": int(few["count"].sum()) / log.n})

@@ -224,8 +224,8 @@ def binned(column: pl.Series, bins: int) -> tuple[Codes, Floats | None]:
             code = np.searchsorted(edges, x, side="right")
         code = np.where(known, code, len(values) + 1)
         return np.unique(code, return_inverse=True)[1].astype(np.int64), x
-    text = column.cast(pl.String).fill_null("\x00")
-    frequent = text.value_counts(sort=True)[text.name].head(bins)
+    text = column.cast(pl.String).fill_null("\x00").alias("level")
+    frequent = text.value_counts(sort=True)["level"].head(bins)
     codes = pl.Series(range(len(frequent)), dtype=pl.Int64)
     level = text.replace_strict(frequent, codes, default=len(frequent)).to_numpy()
     return np.unique(level, return_inverse=True)[1].astype(np.int64), None

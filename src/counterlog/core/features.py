@@ -69,8 +69,15 @@ class Encoder:
 
     @classmethod
     def from_json(cls, content: list[dict[str, Any]]) -> Encoder:
-        """The inverse of `to_json`."""
-        return cls(tuple(Column(**{**c, "categories": tuple(c["categories"])}) for c in content))
+        """The inverse of `to_json`. Raises `LogError` for content that encodes nothing."""
+        columns = tuple(Column(**{**c, "categories": tuple(c["categories"])}) for c in content)
+        for c in columns:
+            numbers = np.isfinite([c.centre, c.scale]).all() and c.scale > 0
+            texts = all(isinstance(t, str) for t in (c.name, *c.categories))
+            if c.kind not in ("number", "category") or not numbers or not texts:
+                msg = message(f"the encoding of column {c.name!r} is neither of numbers nor of categories")
+                raise LogError(msg)
+        return cls(columns)
 
 
 def _fit_column(series: pl.Series) -> Column:
@@ -85,8 +92,8 @@ def _fit_column(series: pl.Series) -> Column:
             gaps=values.null_count() > 0,
         )
     if series.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean):
-        counts = series.cast(pl.String).drop_nulls().value_counts(sort=True)
-        frequent = sorted(counts[series.name].head(MOST_CATEGORIES).to_list())
+        counts = series.cast(pl.String).drop_nulls().alias("level").value_counts(sort=True)
+        frequent = sorted(counts["level"].head(MOST_CATEGORIES).to_list())
         return Column(series.name, "category", categories=tuple(frequent))
     msg = message(
         f"context column {series.name!r} is of type {series.dtype}",

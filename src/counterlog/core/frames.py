@@ -8,6 +8,7 @@ Lazy frames (Polars, DuckDB, Spark, Dask) stay lazy.
 from __future__ import annotations
 
 import os
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,22 @@ def _from_columns(columns: dict[str, Any]) -> pl.DataFrame:
             refuse_mixed(name, values)
     try:
         return pl.DataFrame(columns, strict=False)
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as cause:
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as cause:
+        for name, values in columns.items():
+            _refuse_unreadable(name, values)
         msg = message(
             f"the columns cannot be one table ({cause})", expected="columns of equal length, one type each"
+        )
+        raise LogError(msg) from cause
+
+
+def _refuse_unreadable(name: str, values: Any) -> None:
+    """Raise `LogError` when the values alone are no column: integers of more than 128 bits, broken text."""
+    try:
+        pl.Series(name, values, strict=False)
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as cause:
+        msg = message(
+            f"column {name!r} cannot be read ({cause})", hint="make the column all text or all numbers"
         )
         raise LogError(msg) from cause
 
@@ -59,11 +73,12 @@ def _to_polars(frame: nw.DataFrame[Any]) -> pl.DataFrame:
         raise LogError(msg)
     try:
         return frame.to_polars()
-    except Exception as cause:
+    except Exception:
         for name in frame.columns:
-            refuse_mixed(name, frame[name].to_list())
-        msg = message(f"the frame cannot be converted to columns ({cause})")
-        raise LogError(msg) from cause
+            values = frame[name].to_list()
+            refuse_mixed(name, values)
+            _refuse_unreadable(name, values)
+        return _from_columns({name: frame[name].to_list() for name in frame.columns})
 
 
 def refuse_mixed(name: str, values: list[Any]) -> None:
@@ -71,7 +86,7 @@ def refuse_mixed(name: str, values: list[Any]) -> None:
     kinds: dict[str, int] = {}
     for row, value in enumerate(values):
         if value is not None and value == value:
-            kinds.setdefault("number" if isinstance(value, (int, float)) else type(value).__name__, row)
+            kinds.setdefault("number" if isinstance(value, Number) else type(value).__name__, row)
     if len(kinds) > 1:
         found = ", ".join(f"{kind} in row {row}" for kind, row in kinds.items())
         msg = message(
@@ -103,10 +118,17 @@ def _open_path(path: str) -> Any:
     name = files[0].lower()
     try:
         if name.endswith((".parquet", ".pq")):
-            lazy = pl.scan_parquet(files)
+            lazy = pl.scan_parquet(files, glob=False)
         elif name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
             separator = "\t" if ".tsv" in name else ","
-            lazy = pl.scan_csv(files, separator=separator, infer_schema_length=None, try_parse_dates=True)
+            lazy = pl.scan_csv(
+                files,
+                separator=separator,
+                infer_schema_length=None,
+                try_parse_dates=True,
+                glob=False,
+                with_column_names=_unquoted,
+            )
         elif name.endswith((".jsonl", ".ndjson")):
             lazy = pl.scan_ndjson(files, infer_schema_length=None)
         else:
@@ -119,6 +141,11 @@ def _open_path(path: str) -> Any:
         raise LogError(msg) from cause
 
 
+def _unquoted(names: list[str]) -> list[str]:
+    """Column names of a CSV file with doubled quotes made single, as they are in the rows."""
+    return [name.replace('""', '"') for name in names]
+
+
 def _open_database(path: str) -> Any:
     import duckdb
 
@@ -126,18 +153,28 @@ def _open_database(path: str) -> Any:
     if not Path(file).exists():
         msg = message(f"there is no database file {file!r}", expected="database.duckdb::table")
         raise LogError(msg)
-    connection = duckdb.connect(file, read_only=True)
-    names = [
-        row[0] for row in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()
-    ]
-    if table not in names:
-        found = ", ".join(sorted(names)) or "none"
+    off: Any = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}  # no downloads
+    try:
+        connection = duckdb.connect(file, read_only=True, config=off)
+        found = connection.execute("SELECT table_name FROM information_schema.tables").fetchall()
+    except duckdb.Error as cause:
         msg = message(
-            f"{file!r} has no table {table!r}; its tables: {found}", hint="write database.duckdb::table"
+            f"{file!r} cannot be read as a database ({_first_line(cause)})", expected="database.duckdb::table"
+        )
+        raise LogError(msg) from cause
+    names = [row[0] for row in found]
+    if table not in names:
+        listed = ", ".join(sorted(names)) or "none"
+        msg = message(
+            f"{file!r} has no table {table!r}; its tables: {listed}", hint="write database.duckdb::table"
         )
         raise LogError(msg)
     quoted = '"' + table.replace('"', '""') + '"'
-    return connection.sql(f"SELECT * FROM {quoted}")
+    try:
+        return connection.sql(f"SELECT * FROM {quoted}")
+    except duckdb.Error as cause:
+        msg = message(f"table {table!r} of {file!r} cannot be read ({_first_line(cause)})")
+        raise LogError(msg) from cause
 
 
 def collect(frame: nw.LazyFrame[Any]) -> pl.DataFrame:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from counterlog.core.errors import ConfigError, LogError, SupportError, first_rows, message
 from counterlog.core.frames import collect
 from counterlog.core.rounds import Rounds
+from counterlog.core.rounds_checks import check_usable
 
 Floats = NDArray[np.float64]
 TOLERANCE = 1e-6
@@ -152,6 +153,7 @@ class LoggedColumn(Policy):
         return nw.col(self._checked(log)).cast(nw.Float64)
 
     def _checked(self, log: Rounds) -> str:
+        check_usable(self.column, "policy")
         schema = log.frame.collect_schema()
         if self.column not in schema:
             msg = message(

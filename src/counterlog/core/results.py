@@ -24,6 +24,7 @@ from counterlog.core.files import write_whole
 if TYPE_CHECKING:
     import polars as pl
 
+LARGEST_FILE = 2**28  # bytes: no result that this library writes is near it
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -87,18 +88,20 @@ class Result:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote. Raises `CounterlogError` for a file of another kind."""
         try:
+            if (size := Path(path).stat().st_size) > LARGEST_FILE:
+                raise ValueError(message(f"it has {size:,} bytes", expected=f"at most {LARGEST_FILE:,}"))
             content = json.loads(Path(path).read_text())
             found = content.pop("result")
             content.pop("counterlog")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as cause:
+            restored: Self | None = _restore(content, cls) if found == cls.__name__ else None
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as cause:
             msg = message(
                 f"{path} is not a saved result ({cause})", hint="it must be a file that .save() wrote"
             )
             raise CounterlogError(msg) from cause
-        if found != cls.__name__:
+        if restored is None:
             msg = message(f"{path} holds a {found}", expected=f"a {cls.__name__}")
             raise CounterlogError(msg)
-        restored: Self = _restore(content, cls)
         return restored
 
     def to_frame(self) -> pl.DataFrame:

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from counterlog.core.errors import LogError, SupportError, message
 from counterlog.core.frames import collect, open_frame
-from counterlog.core.rounds_checks import TEXT, check_available, check_names, check_values
+from counterlog.core.rounds_checks import (
+    TEXT,
+    Rule,
+    check_available,
+    check_names,
+    check_roles,
+    check_values,
+    narrow_unit,
+    refuse,
+)
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -65,6 +74,9 @@ class Rounds:
         available: str | None = None,
         delay: str | None = None,
     ) -> None:
+        single = {"action": action, "unit": unit, "time": time, "position": position}
+        single |= {"available": available, "delay": delay}
+        check_roles(single, {"reward": reward, "context": context, "segment": segment}, propensity)
         self.frame = open_frame(source)
         self.action_column = action
         named = {reward: "reward"} if isinstance(reward, str) else reward
@@ -78,8 +90,10 @@ class Rounds:
         self.available_column, self.delay_column = available, delay
         self._arrays: dict[str, Any] = {}
         self._actions: tuple[Any, ...] | None = None
+        self._extreme: tuple[Rule, ...] = ()
         check_names(self)
-        self._rows = check_values(self)
+        self._rows, self._extreme = check_values(self)
+        self.frame = narrow_unit(self)
         if available is not None:
             check_available(self)
 
@@ -129,9 +143,8 @@ class Rounds:
             if series.dtype.is_numeric() or series.dtype == pl.Boolean:
                 digest.update(series.cast(pl.Float64).fill_null(math.nan).to_numpy().tobytes())
             else:
-                text = (
-                    series.to_list() if series.dtype == pl.List else series.cast(pl.String).fill_null("\x00")
-                )
+                written = series.dtype in (*TEXT, pl.Date, pl.Datetime, pl.Time)
+                text = series.cast(pl.String).fill_null("\x00") if written else series.to_list()
                 digest.update("\x1f".join(map(str, text)).encode())
         return digest.hexdigest()
 
@@ -233,11 +246,19 @@ class Rounds:
 
     @property
     def listed(self) -> pl.Series:
-        """The available actions of every row, as a list column of the action's type."""
-        column = self.table[self.available_column or ""]
-        listed = column if column.dtype == pl.List else column.cast(pl.String).str.split("|")
-        action = self.table[self.action_column]
-        return listed.cast(pl.List(action.dtype)) if action.dtype not in TEXT else listed
+        """The available actions of every row, as a list column of the action's type. Raises `LogError`."""
+        name = self.available_column or ""
+        column, action = self.table[name], self.table[self.action_column]
+        listed = column.cast(pl.String).str.split("|") if column.dtype in TEXT else column
+        kind = pl.String if action.dtype in TEXT else action.dtype
+        try:
+            return listed.cast(pl.List(kind))
+        except pl.exceptions.PolarsError as cause:
+            msg = message(
+                f"column {name!r} lists what cannot be an action of type {kind}",
+                hint=f"list actions as they stand in column {self.action_column!r}",
+            )
+            raise LogError(msg) from cause
 
     def _available_matrix(self) -> NDArray[np.bool_] | None:
         if self.available_column is None:
@@ -331,7 +352,12 @@ class Rounds:
         return found
 
     def check_estimable(self) -> None:
-        """Raise `SupportError` when no policy but the logged one can be valued: one row, or one action."""
+        """Raise `SupportError` when no policy but the logged one can be valued: one row, or one action.
+
+        Raises `LogError` for rewards and propensities so extreme that their squares are no numbers any more.
+        """
+        if self._extreme:
+            refuse(self, self._extreme, self.n)
         if self.n < 2:
             msg = message(
                 "the log has 1 row, and an interval needs at least 2", hint="collect more decisions"
@@ -339,7 +365,8 @@ class Rounds:
             raise SupportError(msg)
         if len(self.actions) < 2:
             msg = message(
-                f"every row has the same action ({self.actions[0]!r}), so nothing is known of any other",
+                f"every row has the same action ({self.actions[0]!r} in column {self.action_column!r}), "
+                "so nothing is known of any other",
                 hint="log some decisions drawn at random before asking what another policy would earn",
             )
             raise SupportError(msg)
@@ -362,7 +389,8 @@ class Rounds:
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+    """Each name once."""
+    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
 def _numbers(column: pl.Series) -> Floats:

@@ -6,10 +6,12 @@ looked for when a count says that there are some.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import narwhals as nw
 import numpy as np
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 _TEXT = (nw.String, nw.Categorical, nw.Enum)
+_MOMENT = (nw.Date, nw.Datetime, nw.Time)
+LARGEST = 1e50  # the cube of a reward times a weight is still a number
+LARGEST_CONTEXT = 1e100  # so is the square of a context value
+_PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)  # engines read such a name as many columns
+_INTERNAL = re.compile(r"[wqv]\d+|[tw]\d+_(mean|top|bottom|sum|square|wmax)|__(row|key|bucket)")
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,29 @@ class Rule:
     kind: type[LogError] = LogError
 
 
+def check_roles(
+    single: Mapping[str, Any], several: Mapping[str, Any], propensity: str | float | None
+) -> None:
+    """Roles are named by text. Raises `LogError` for anything else."""
+    for role, name in single.items():
+        if not isinstance(name, str) and (name is not None or role == "action"):
+            msg = message(f"{role}={name!r} names no column", expected="a column's name, as text")
+            raise LogError(msg)
+    for role, names in several.items():
+        known = isinstance(names, (str, Mapping, Sequence)) and not isinstance(names, bytes)
+        if not known or any(not isinstance(n, str) for n in names):
+            msg = message(f"{role}={names!r} names no columns", expected="a column's name, or a list of them")
+            raise LogError(msg)
+    if not (propensity is None or isinstance(propensity, (str, Real))) or isinstance(propensity, bool):
+        msg = message(
+            f"propensity={propensity!r} is not a propensity",
+            expected="a column's name, a number in (0, 1], 'uniform' or 'estimate'",
+        )
+        raise PropensityError(msg)
+
+
 def check_names(log: Rounds) -> None:
-    """Every named column exists, and no outcome is used as context. Raises `LogError`."""
+    """Every named column exists under a usable name, and no outcome is used as context. Raises `LogError`."""
     present = log.frame.collect_schema().names()
     roles: dict[str, tuple[str | None, ...]] = {
         "action": (log.action_column,),
@@ -56,6 +84,8 @@ def check_names(log: Rounds) -> None:
                     hint=_closest(name, present),
                 )
                 raise LogError(msg)
+            if name is not None:
+                check_usable(name, role)
     if not log.rewards:
         msg = message("no reward was named", hint="reward='column'")
         raise LogError(msg)
@@ -68,47 +98,115 @@ def check_names(log: Rounds) -> None:
         raise LogError(msg)
 
 
-def check_values(log: Rounds) -> int:
+def check_usable(name: str, role: str) -> None:
+    """Refuse, as `LogError`, a column name that engines read as a pattern, or that the sums of a scan have."""
+    summed = role in ("reward", "propensity", "unit", "segment", "action", "policy")
+    if _PATTERN.fullmatch(name) or (summed and _INTERNAL.fullmatch(name)):
+        why = "a pattern" if _PATTERN.fullmatch(name) else "a name of the library's own sums"
+        msg = message(f"{role} column {name!r} would be read as {why}", hint="rename the column")
+        raise LogError(msg)
+
+
+def check_values(log: Rounds) -> tuple[int, tuple[Rule, ...]]:
     """Number of rows, after every role's values were found to be what they claim to be.
 
-    Raises `LogError` or `PropensityError` for the first rule that some row breaks, and lists the others after it.
+    The rules that come with it are broken by values too extreme to be squared: they stand in the way of an estimate,
+    not of an audit. Raises `LogError` or `PropensityError` for the first rule that some row breaks, and lists the
+    others after it.
     """
     schema = log.frame.collect_schema()
-    rules = [*_present(log), *_actions(log, schema), *_rewards(log, schema), *_propensities(log, schema)]
-    rules += _contexts(log, schema)
+    try:
+        _kinds(log, schema)
+        rules = [*_present(log, schema), *_actions(log, schema), *_rewards(log, schema)]
+        rules += [*_propensities(log, schema), *_contexts(log, schema)]
+    except LogError:
+        _refuse_empty(int(collect(log.frame.select(nw.len())).item()))  # an empty table has no types
+        raise
+    extremes = _extremes(log, schema)
     counts = collect(
         log.frame.select(
             nw.len().alias("n"),
-            **{f"bad{i}": rule.bad.cast(nw.Int64).sum() for i, rule in enumerate(rules)},
+            **{f"bad{i}": rule.bad.cast(nw.Int64).sum() for i, rule in enumerate((*rules, *extremes))},
         )
     ).row(0)
     n = int(counts[0])
+    _refuse_empty(n)
+    first = 1 + len(rules)
+    if wrong := [rule for rule, count in zip(rules, counts[1:first], strict=True) if count]:
+        refuse(log, wrong, n)
+    return n, tuple(rule for rule, count in zip(extremes, counts[first:], strict=True) if count)
+
+
+def refuse(log: Rounds, broken: Sequence[Rule], n: int) -> NoReturn:
+    """Raise the first broken rule, with what the others found after it."""
+    first, *others = (_refusal(log, rule, n) for rule in broken)
+    msg = "\n".join([message(first, hint=broken[0].hint), *(f"also: {text}" for text in others)])
+    raise broken[0].kind(msg)
+
+
+def _refuse_empty(n: int) -> None:
     if n == 0:
         msg = message("the log has 0 rows", hint="check the path and any filter before it")
         raise LogError(msg)
-    broken = [rule for rule, count in zip(rules, counts[1:], strict=True) if count]
-    if broken:
-        first, *others = (_refusal(log, rule, n) for rule in broken)
-        msg = "\n".join([message(first, hint=broken[0].hint), *(f"also: {text}" for text in others)])
-        raise broken[0].kind(msg)
-    return n
 
 
 def check_available(log: Rounds) -> None:
     """Every row lists actions, and the logged one among them. Raises `LogError`."""
-    column = log.available_column or ""
-    empty = np.flatnonzero((log.listed.list.len().fill_null(0) == 0).to_numpy())
+    column, listed = log.available_column or "", log.listed
+    empty = np.flatnonzero((listed.list.len().fill_null(0) == 0).to_numpy())
     _refuse_rows(column, empty, log.n, "lists no action", "list at least one")
+    gaps = np.flatnonzero((listed.list.drop_nulls().list.len() < listed.list.len()).to_numpy())
+    _refuse_rows(column, gaps, log.n, "lists an empty (null) action", "leave it out of the list")
     matrix = log.available
     missed = np.flatnonzero(~matrix[np.arange(log.n), log.action]) if matrix is not None else empty
     hint = f"column {column!r} must hold every action that could be taken, the logged one included"
     _refuse_rows(log.action_column, missed, log.n, "was taken although it was not available", hint)
 
 
-def _present(log: Rounds) -> list[Rule]:
+def narrow_unit(log: Rounds) -> nw.LazyFrame[Any]:
+    """The frame with units that need more than 64 bits with sign as text: hashes are made of one or the other."""
+    name = log.unit_column
+    if name is None or log.frame.collect_schema()[name] not in (nw.UInt64, nw.Int128, nw.UInt128):
+        return log.frame
+    least, most = collect(log.frame.select(a=nw.col(name).min(), b=nw.col(name).max())).row(0)
+    fits = least >= -(2**63) and most < 2**63
+    return log.frame.with_columns(nw.col(name).cast(nw.Int64 if fits else nw.String))
+
+
+def _kinds(log: Rounds, schema: Any) -> None:
+    """Refuse columns of a type that their role cannot have, whatever the values."""
+    plain = (*_TEXT, *_MOMENT, nw.Boolean)
+    rules: list[tuple[str, str | None, tuple[Any, ...], str]] = [
+        ("unit", log.unit_column, plain, "text, numbers or dates"),
+        ("time", log.time_column, plain, "dates, numbers or text"),
+        *(("segment", s, plain, "text, numbers or dates") for s in log.segment_columns),
+        ("position", log.position_column, (), "integers"),
+        ("delay", log.delay_column, (nw.Duration, nw.Unknown), "numbers or durations"),
+    ]
+    for role, name, others, expected in rules:
+        if name is not None and not (schema[name].is_numeric() or schema[name] in others):
+            msg = message(f"{role} column {name!r} is of type {schema[name]}", expected=expected)
+            raise LogError(msg)
+    name = log.available_column
+    if name is not None and schema[name] not in (*_TEXT, nw.List, nw.Array):
+        msg = message(
+            f"available column {name!r} is of type {schema[name]}",
+            expected="lists of actions, or text such as a|b|c",
+        )
+        raise LogError(msg)
+
+
+def _present(log: Rounds, schema: Any) -> list[Rule]:
     names = dict.fromkeys((log.action_column, *log.segment_columns, log.unit_column, log.time_column))
-    what, hint = "is empty (null)", "fill or drop these rows first"
-    return [Rule(name, nw.col(name).is_null(), what, hint) for name in names if name is not None]
+    hint = "fill or drop these rows first"
+    rules = [
+        Rule(name, nw.col(name).is_null(), "is empty (null)", hint) for name in names if name is not None
+    ]
+    floats = [n for n in names if n not in (None, log.action_column) and schema[n].is_float()]
+    return rules + [
+        Rule(n, ~(nw.col(n).is_finite() | nw.col(n).is_null()), "is not a finite number", hint)
+        for n in floats
+    ]
 
 
 def _actions(log: Rounds, schema: Any) -> list[Rule]:
@@ -150,19 +248,36 @@ def _propensities(log: Rounds, schema: Any) -> list[Rule]:
         bad = value.is_null() | value.is_nan() | (value <= 0) | (value > 1)
         hint = "log the probability with which the action was drawn; a logged row cannot have had none"
         return [Rule(name, bad, "is not a probability in (0, 1]", hint, PropensityError)]
-    if isinstance(role, (int, float)) and not 0 < role <= 1:
+    if role is not None and not isinstance(role, str) and not 1 / LARGEST <= float(role) <= 1:
         msg = message(f"the constant propensity {role} is not a probability", expected="a number in (0, 1]")
         raise PropensityError(msg)
     return []
 
 
 def _contexts(log: Rounds, schema: Any) -> list[Rule]:
-    what, hint = "is infinite", "repair these values; a missing value may be null"
-    floats = [c for c in log.context_columns if schema[c].is_float()]
-    return [
-        Rule(c, ~(nw.col(c).is_finite() | nw.col(c).is_null() | nw.col(c).is_nan()), what, hint)
-        for c in floats
+    hint = "repair these values; a missing value may be null"
+    rules = []
+    for name in (c for c in log.context_columns if schema[c].is_float()):
+        known = ~(nw.col(name).is_null() | nw.col(name).is_nan())
+        large = nw.col(name).is_finite() & (nw.col(name).abs() > LARGEST_CONTEXT)
+        rules.append(Rule(name, known & ~nw.col(name).is_finite(), "is infinite", hint))
+        rules.append(Rule(name, known & large, f"is beyond {LARGEST_CONTEXT:.0e}", hint))
+    return rules
+
+
+def _extremes(log: Rounds, schema: Any) -> list[Rule]:
+    """Values that are allowed in a log, and beyond what an estimate can be made of."""
+    what, hint = f"is beyond {LARGEST:.0e}", "give the reward in a larger unit, or repair these rows"
+    rules = [
+        Rule(r, nw.col(r).abs() > LARGEST, f"{what} as a reward", hint)
+        for r in log.rewards
+        if schema[r].is_float()
     ]
+    if (name := log.propensity_column) is not None and schema[name].is_float():
+        hint = "repair or drop these rows: such a decision is never seen"
+        what = f"is a probability below {1 / LARGEST:.0e}"
+        rules.append(Rule(name, nw.col(name) < 1 / LARGEST, what, hint, PropensityError))
+    return rules
 
 
 def _refusal(log: Rounds, rule: Rule, n: int) -> str:
@@ -192,6 +307,9 @@ def _need_number(log: Rounds, name: str, role: str, schema: Any) -> None:
         msg = message(
             f"{role} column {name!r} is text: {example}", expected="numbers", hint="make it a number column"
         )
+        raise LogError(msg)
+    if dtype == nw.Unknown:
+        msg = message(f"{role} column {name!r} is empty (null) in every row", expected="numbers")
         raise LogError(msg)
     msg = message(f"{role} column {name!r} is of type {dtype}", expected="numbers")
     raise LogError(msg)

@@ -7,6 +7,7 @@ metadata. Nothing in it is executed when it is read.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,10 @@ class SoftmaxPolicy(Policy):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the policy, whole or not at all."""
+        return write_whole(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
         from safetensors.numpy import save
 
         tensors: dict[str, Floats] = {}
@@ -93,7 +98,8 @@ class SoftmaxPolicy(Policy):
             "explore": self.explore,
             "origin": self.origin,
         }
-        return write_whole(path, save(tensors, metadata={"format": FORMAT, "policy": json.dumps(content)}))
+        written: bytes = save(tensors, metadata={FORMAT: json.dumps(content)})
+        return written
 
 
 def softmax(scores: Floats, allowed: NDArray[np.bool_], *, temperature: float, explore: float) -> Floats:
@@ -115,14 +121,14 @@ def load_policy(path: str | os.PathLike[str]) -> SoftmaxPolicy:
     try:
         with safe_open(os.fspath(path), framework="numpy") as stream:
             metadata = stream.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if FORMAT not in metadata:
                 raise ValueError(message("it was not saved by this library", expected=FORMAT))
-            content = json.loads(metadata["policy"])
+            content = json.loads(metadata[FORMAT])
             layers = tuple(
-                (stream.get_tensor(f"weights.{i}"), stream.get_tensor(f"bias.{i}"))
+                (_floats(stream.get_tensor(f"weights.{i}")), _floats(stream.get_tensor(f"bias.{i}")))
                 for i in range(content["layers"])
             )
-        return SoftmaxPolicy(
+        policy = SoftmaxPolicy(
             name=str(content["name"]),
             actions=tuple(content["actions"]),
             encoder=Encoder.from_json(content["encoder"]),
@@ -131,9 +137,45 @@ def load_policy(path: str | os.PathLike[str]) -> SoftmaxPolicy:
             explore=float(content["explore"]),
             origin=dict(content["origin"]),
         )
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as cause:
+        _check(policy)
+        return policy
+    except (
+        SafetensorError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as cause:
         msg = message(
             f"{os.fspath(path)!r} is not a saved policy ({cause})",
             hint="give a file that a policy's save() wrote",
         )
         raise CounterlogError(msg) from cause
+
+
+def _floats(tensor: Any) -> Floats:
+    return np.asarray(tensor, dtype=np.float64)
+
+
+def _check(policy: SoftmaxPolicy) -> None:
+    """What a file may claim and a policy cannot be. Raises `ValueError`."""
+    names = [str(a) for a in policy.actions]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(message("its actions are none, or one stands twice"))
+    if not all(isinstance(a, (str, int, float)) for a in policy.actions):
+        raise ValueError(message("an action is neither text nor a number"))
+    if not (math.isfinite(policy.temperature) and policy.temperature >= 0 and 0 <= policy.explore <= 1):
+        found = f"its temperature is {policy.temperature:g} and its exploration {policy.explore:g}"
+        raise ValueError(message(found, expected="a temperature of at least 0, exploration in [0, 1]"))
+    width = len(policy.encoder.names)
+    for i, (weights, bias) in enumerate(policy.layers):
+        if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+            raise ValueError(message(f"layer {i} holds a weight that is not a finite number"))
+        if weights.ndim != 2 or len(weights) != width or bias.shape != weights.shape[1:]:
+            found = f"layer {i} has weights {weights.shape} and bias {bias.shape}"
+            raise ValueError(message(found, expected=f"weights ({width}, k) and bias (k,)"))
+        width = weights.shape[1]
+    if not policy.layers or width != len(names):
+        raise ValueError(message(f"it scores {width} actions and names {len(names)}"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from counterlog.report.decision_report import DecisionReport
 
 PAGE = "report.html"
-_FORMULA = re.compile(r"^[\s]*[=+\-@\t\r\n]|^[\t\r\n]")
+_FORMULA = re.compile(r"^[\s]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]")
 _NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +88,7 @@ def describe(
         else (),
         file_name="-".join(filter(None, ("learnt-policy", str(index + 1), _slug(log.reward_name))))
         + ".safetensors",
-        file=_encoded(whole),
+        file=base64.b64encode(whole.to_bytes()).decode(),
         description=(
             f"a linear softmax policy over {len(whole.actions)} actions and {len(log.context_columns)} context "
             f"columns, learnt from {log.n:,} rows"
@@ -136,10 +134,3 @@ def _share(
 def _slug(name: str) -> str:
     """The part of a name that every file system takes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-
-
-def _encoded(policy: SoftmaxPolicy) -> str:
-    """The policy's file in base64."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = policy.save(Path(folder) / "policy.safetensors")
-        return base64.b64encode(path.read_bytes()).decode()

@@ -51,8 +51,8 @@ def with_segments(log: Rounds) -> Rounds:
 
 def segment_codes(log: Rounds, column: str) -> tuple[NDArray[np.int64], list[str]]:
     """(n,) codes of a segment column and the names of its levels, the most frequent first and the rest together."""
-    text = log.table[column].cast(pl.String).fill_null("(empty)")
-    found = text.value_counts().sort(["count", column], descending=[True, False])[column].to_list()
+    text = log.table[column].cast(pl.String).fill_null("(empty)").alias("level")
+    found = text.value_counts().sort(["count", "level"], descending=[True, False])["level"].to_list()
     names = found[:MOST_LEVELS]
     places = pl.Series(range(len(names)), dtype=pl.Int64)
     codes = text.replace_strict(pl.Series(names, dtype=pl.String), places, default=len(names))

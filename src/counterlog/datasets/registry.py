@@ -111,6 +111,37 @@ DATASETS: dict[str, Dataset] = {
                 )
             ),
         ),
+        Dataset(
+            name="uci-german-credit",
+            about="1,000 loans with 20 attributes, good or bad",
+            licence="CC BY 4.0 (UCI Machine Learning Repository)",
+            origin="Hofmann, Statlog German Credit, 1994; github.com/jbrownlee/Datasets, german.csv",
+            sources=(
+                Source("german.csv", "ec12a88b9fc14d74ba646ea0410cf7ff4533bec2eb61652f8ad76796bbfec017"),
+            ),
+        ),
+        Dataset(
+            name="uci-bank-marketing",
+            about="8,237 telephone calls with 20 attributes, deposit subscribed or not",
+            licence="CC BY 4.0 (UCI Machine Learning Repository)",
+            origin="Moro, Cortez and Rita, 2014; github.com/selva86/datasets, bank_marketing_test.csv",
+            sources=(
+                Source(
+                    "bank_marketing_test.csv",
+                    "09a3be673adfd0469124462ec8371f34b96d54a97ff968057f67a6e992a4d8b1",
+                ),
+            ),
+        ),
+        Dataset(
+            name="uci-adult",
+            about="48,842 people of the US census of 1994, training and test file; income above 50,000 dollars or not",
+            licence="CC BY 4.0 (UCI Machine Learning Repository)",
+            origin="Becker and Kohavi, Adult, 1996; github.com/jbrownlee/Datasets, adult-train.csv and adult-test.csv",
+            sources=(
+                Source("adult-train.csv", "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d"),
+                Source("adult-test.csv", "72567b94f5c1a6f8501377dd80f93892c3848ff071cf91ba47e00b0785a28074"),
+            ),
+        ),
     )
 }
 

@@ -1,0 +1,1 @@
+"""Which rows or regions made the model do this?  `score()` gives scores."""

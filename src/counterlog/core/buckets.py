@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from counterlog.core.errors import CounterlogError, message
 from counterlog.core.estimators import Parts
 from counterlog.core.files import write_whole
+from counterlog.core.intervals import BUCKETS
 from counterlog.core.terms import Term, distinct
 
 Floats = NDArray[np.float64]
-BUCKETS = 4096
 PARTS = ("mean", "top", "bottom")
 FORMAT = "counterlog-buckets-1"
 _PRIME = 2_147_483_647

@@ -14,7 +14,6 @@ import narwhals as nw
 import polars as pl
 
 from counterlog.core.buckets import (
-    BUCKETS,
     PARTS,
     BucketTable,
     Cell,
@@ -26,6 +25,7 @@ from counterlog.core.buckets import (
 from counterlog.core.errors import LogError, SupportError, message
 from counterlog.core.estimators import Estimator, Row
 from counterlog.core.frames import collect
+from counterlog.core.intervals import BUCKETS
 from counterlog.core.policies import TOLERANCE, LoggedColumn, Policy
 from counterlog.core.rounds import Rounds
 from counterlog.core.terms import Term, column

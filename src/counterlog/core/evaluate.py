@@ -20,7 +20,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from counterlog.core.buckets import (
-    BUCKETS,
     BucketTable,
     Cell,
     bucket_expression,
@@ -34,6 +33,7 @@ from counterlog.core.engine_scan import ROWS_IN_MEMORY, UNITS_A_BUCKET, expressi
 from counterlog.core.errors import ConfigError, CounterlogError, LogError, SupportError, first_rows, message
 from counterlog.core.estimators import Estimator, Parts, Row, importance_weights, predictions_under
 from counterlog.core.hashing import unit_keys
+from counterlog.core.intervals import BUCKETS
 from counterlog.core.policies import Policy, checked_logged_probs, parse_policy
 from counterlog.core.results import Estimate, Result
 from counterlog.core.rounds import Rounds

@@ -1,0 +1,5 @@
+"""`python -m counterlog.cli`."""
+
+from counterlog.cli import main
+
+main()

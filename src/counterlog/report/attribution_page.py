@@ -166,8 +166,8 @@ def group_section(report: AttributionReport) -> Section | None:
         title=f"What does each {report.group_column} contribute?",
         text=(
             lead,
-            "To first order the effects of rows add up: a group's sum is what removing all of it would do, the less so "
-            "the larger the group.",
+            "To first order the effects of rows add up: a group's sum is what removing all of it would do, the less "
+            "exactly the larger the group.",
         ),
         figure=_bars(drawn, f"summed score, {unit}"),
         alt="Summed score by group",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,17 @@ Floats = NDArray[np.float64]
 REWARD_MODELS = ("boosting", "linear")
 MOST_INTERACTIONS = 600
 _FOLD_SALT = 101
+
+
+@dataclass(frozen=True)
+class FoldModel:
+    """A reward model with the rows that it was fitted on, their features (see `action_features`), and the rows that
+    it predicts."""
+
+    fit: NDArray[np.int64]
+    rest: NDArray[np.int64]
+    model: Any
+    features: Floats
 
 
 def folds_of(log: Rounds, folds: int, *, rng: int = 0) -> NDArray[np.int64]:
@@ -51,12 +63,14 @@ def reward_model(
     folds: int = 3,
     rng: int = 0,
     sample_weight: Floats | None = None,
+    kept: list[FoldModel] | None = None,
 ) -> Floats:
     """(n, actions) out-of-fold predictions of the primary reward, q(x, a).
 
     `model`: `boosting`, `linear` (logistic for 0/1 rewards, ridge otherwise), or any scikit-learn estimator, which is
-    cloned; classifiers are asked for probabilities. `sample_weight` weights the fit, row by row. Models run
-    on one thread: on a busy machine the threads of boosted trees wait for each other.
+    cloned; classifiers are asked for probabilities. `sample_weight` weights the fit, row by row; `kept`
+    collects the fitted models. Models run on one thread: on a busy machine the threads of boosted trees wait for
+    each other.
     """
     x = Encoder.fit(log.context).transform(log.context)
     reward, action, actions = log.reward, log.action, len(log.actions)
@@ -68,7 +82,9 @@ def reward_model(
         for fit, rest in splits(folds_of(log, folds, rng=rng)):
             weight = None if sample_weight is None else sample_weight[fit]
             phi = action_features(x[fit], action[fit], actions, interact=interact)
-            predict = _fit(model, phi, reward[fit], binary=binary, weight=weight, rng=rng)
+            predict, fitted = _fit(model, phi, reward[fit], binary=binary, weight=weight, rng=rng)
+            if kept is not None and fitted is not None:
+                kept.append(FoldModel(fit, rest, fitted, phi))
             for a in range(actions):
                 every = np.full(len(rest), a)
                 q[rest, a] = predict(action_features(x[rest], every, actions, interact=interact))
@@ -76,8 +92,8 @@ def reward_model(
 
 
 def _fit(model: Any, phi: Floats, reward: Floats, *, binary: bool, weight: Floats | None, rng: int) -> Any:
-    """A prediction function of a model fitted on (phi, reward). Raises `SupportError` when there is nothing
-    to fit on."""
+    """A prediction function of a model fitted on (phi, reward), and the model (None for a constant). Raises
+    `SupportError` when there is nothing to fit on."""
     if len(reward) == 0:
         msg = message(
             "the log has too few independent units to fit a model on other folds",
@@ -86,13 +102,13 @@ def _fit(model: Any, phi: Floats, reward: Floats, *, binary: bool, weight: Float
         raise SupportError(msg)
     if len(np.unique(reward)) < 2:
         constant = float(reward[0])
-        return lambda new: np.full(len(new), constant)
+        return lambda new: np.full(len(new), constant), None
     fitted = make_model(model, binary=binary, rng=rng)
     extra = {} if weight is None else {_weight_name(fitted): weight}
     fitted.fit(phi, reward.astype(int) if binary and hasattr(fitted, "predict_proba") else reward, **extra)
     if hasattr(fitted, "predict_proba"):
-        return lambda new: fitted.predict_proba(new) @ fitted.classes_.astype(float)
-    return fitted.predict
+        return lambda new: fitted.predict_proba(new) @ fitted.classes_.astype(float), fitted
+    return fitted.predict, fitted
 
 
 def _weight_name(model: Any) -> str:

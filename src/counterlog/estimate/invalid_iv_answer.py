@@ -63,6 +63,10 @@ class Crossed:
         """(splits, J1, J2, J3): the estimate of every triple on every fold of every repeat."""
         return np.stack([p.psi for pieces in self.pieces for p in pieces])
 
+    def by_one(self, repeat: int, here: Triple) -> TripleRows:
+        """The rows of a repeat, all folds by one triple."""
+        return self.rows(repeat, lambda _: here)
+
     def rows(self, repeat: int, of_fold: Callable[[int], Triple]) -> TripleRows:
         """The rows of a repeat, fold k by the triple `of_fold(k)`, in the order of the table."""
         parts = [(p.rows, self.triple(p, of_fold(k))) for k, p in enumerate(self.pieces[repeat])]
@@ -95,7 +99,7 @@ def answer(crossed: Crossed, units: Units, config: InvalidIVConfig) -> InvalidIV
     chosen: Triple = (0, 0, 0) if c.selection == "none" else best(psi, rule)
     runs, notes = _estimates(crossed, c, chosen, rule)
     value, se = over_repeats(*zip(*runs, strict=True))
-    rows = crossed.rows(0, lambda _: chosen)
+    rows = crossed.by_one(0, chosen)
     keep = kept(rows, c.trim)
     weight = data.weight * keep / (data.weight * keep).mean()
     unit = f"{units.outcome_column} per unit of {units.treatment_column}"
@@ -107,14 +111,25 @@ def answer(crossed: Crossed, units: Units, config: InvalidIVConfig) -> InvalidIV
         if weak
         else ""
     )
-    shared: dict[str, Any] = {"unit": unit, "n": crossed.independent, "policy": "ATE", "reward": units.outcome_column}
+    shared: dict[str, Any] = {
+        "unit": unit,
+        "n": crossed.independent,
+        "policy": "ATE",
+        "reward": units.outcome_column,
+    }
     made = normal_estimate(value, se, level=c.level, **shared)
     robust = diagnostics.robust_set(data.z, rows, weight, crossed.cluster, c.level, max(abs(value), se))
-    averaged = np.mean([crossed.rows(r, lambda _: chosen).value for r in range(c.repeats)], axis=0)
+    averaged = np.mean([crossed.by_one(r, chosen).value for r in range(c.repeats)], axis=0)
     top, without = diagnostics.sway(averaged, weight, c.top_rows)
     return InvalidIVEstimate(
-        **{f.name: getattr(made, f.name) for f in fields(Estimate) if f.name not in ("estimator", "notes", "valid", "reason", "ess")},
-        estimator="selective ML, invalid instrument" if c.selection != "none" else "multiply robust, invalid instrument",
+        **{
+            f.name: getattr(made, f.name)
+            for f in fields(Estimate)
+            if f.name not in ("estimator", "notes", "valid", "reason", "ess")
+        },
+        estimator="selective ML, invalid instrument"
+        if c.selection != "none"
+        else "multiply robust, invalid instrument",
         ess=relevance.effective,
         valid=not weak,
         reason=reason,
@@ -160,15 +175,17 @@ def _estimates(
             value, keep = np.zeros(crossed.data.n), np.ones(crossed.data.n)
             for here in np.ndindex(*weights.shape):
                 if weights[here] > 1e-6:
-                    rows = crossed.rows(r, lambda _, here=here: here)
+                    rows = crossed.by_one(r, here)
                     value += weights[here] * rows.value
                     keep = np.minimum(keep, kept(rows, c.trim))
             found.append(mean_and_error(crossed, value / weights[weights > 1e-6].sum(), keep))
-        return found, ["all triples averaged, the steadier ones more; the weights are taken as known in the error"]
+        return found, [
+            "all triples averaged, the steadier ones more; the weights are taken as known in the error"
+        ]
     if c.selection == "none" or c.inference == "ignore" or np.prod(crossed.psi.shape[1:]) == 1:
         found = []
         for r in range(c.repeats):
-            rows = crossed.rows(r, lambda _: chosen)
+            rows = crossed.by_one(r, chosen)
             found.append(mean_and_error(crossed, rows.value, kept(rows, c.trim)))
         searched = c.selection != "none" and c.inference == "ignore"
         return found, ["the error does not count the choice of learners"] if searched else []
@@ -176,7 +193,8 @@ def _estimates(
     for r, pieces in enumerate(crossed.pieces):
         psi, cut = np.stack([p.psi for p in pieces]), len(pieces) // 2
         early, late = best(psi[:cut], rule), best(psi[cut:], rule)
-        rows = crossed.rows(r, lambda k, cut=cut, early=early, late=late: late if k < cut else early)
+        choice = [late if k < cut else early for k in range(len(pieces))]
+        rows = crossed.rows(r, choice.__getitem__)
         found.append(mean_and_error(crossed, rows.value, kept(rows, c.trim)))
     return found, ["learners chosen on one half of the folds, the effect estimated on the other, in turn"]
 
@@ -193,7 +211,7 @@ def _selection(crossed: Crossed, c: InvalidIVConfig, chosen: Triple) -> tuple[di
     for here in np.ndindex(*psi.shape[1:]):
         runs = [
             mean_and_error(crossed, rows.value, kept(rows, c.trim))
-            for rows in (crossed.rows(r, lambda _, here=here: here) for r in range(c.repeats))
+            for rows in (crossed.by_one(r, here) for r in range(c.repeats))
         ]
         value, se = over_repeats(*zip(*runs, strict=True))
         names = dict(zip(("instrument", "treatment", "outcome"), _names(here, c), strict=True))
@@ -255,13 +273,15 @@ def _notes(crossed: Crossed, relevance: Any, c: InvalidIVConfig, keep: Floats) -
     if relevance.outside > 0:
         notes.append(f"the chance of Z was held inside its floor in {relevance.outside:.1%} of the rows")
     if c.trim:
-        notes.append(f"trimmed: the effect is of the {keep.mean():.1%} of the rows with overlap and relevance")
-    for arm in (0, 1):
-        if len(np.unique(data.a[data.z == arm])) == 1:
-            notes.append(
-                f"one-sided: the treatment never varies at Z = {arm}. A hidden confounder that acts on the treatment "
-                "alike in both arms is then impossible: the model holds only if nothing hidden acts on the treatment"
-            )
+        notes.append(
+            f"trimmed: the effect is of the {keep.mean():.1%} of the rows with overlap and relevance"
+        )
+    one_sided = [arm for arm in (0, 1) if len(np.unique(data.a[data.z == arm])) == 1]
+    notes += [
+        f"one-sided: the treatment never varies at Z = {arm}. A hidden confounder that acts on the treatment "
+        "alike in both arms is then impossible: the model holds only if nothing hidden acts on the treatment"
+        for arm in one_sided
+    ]
     return notes
 
 

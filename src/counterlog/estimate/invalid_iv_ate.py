@@ -26,7 +26,6 @@ Call        InvalidIV().estimate(units, rng=0)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,10 +50,10 @@ from counterlog.estimate.invalid_iv_checks import (
     plain_learners,
 )
 from counterlog.estimate.invalid_iv_folds import FoldNuisances, Observed, fold_nuisances
+from counterlog.estimate.invalid_iv_group_three import GroupThree, omega_given, solved
 from counterlog.estimate.invalid_iv_pieces import Piece, Shelf
 from counterlog.estimate.invalid_iv_result import InvalidIVEstimate
 
-PENALTIES = (0.01, 0.1, 1.0, 10.0, 1e3)
 TOP, HEAVIEST = 0.01, 0.1
 MOST_PRODUCTS = 6
 
@@ -98,7 +97,9 @@ class InvalidIVConfig(Config):
     )
     level: float = param(0.95, "coverage of the intervals", above=0, below=1)
     gamma: float = param(
-        0.3, "largest Gamma of the sensitivity curve: difference of the hidden correlations between arms", above=0
+        0.3,
+        "largest Gamma of the sensitivity curve: difference of the hidden correlations between arms",
+        above=0,
     )
     top_rows: int = param(20, "rows listed by their sway on the estimate", at_least=0)
     jobs: int = param(1, "processes that fit folds", at_least=-1)
@@ -150,83 +151,14 @@ def debiased_value(
     return np.asarray(delta + (2 * z - 1) / (f_own * D) * (r_a * (r_y - delta * r_g) - omega))
 
 
-@dataclass(frozen=True)
-class GroupThree:
-    """The sums of (4) on some rows, from which it is solved for any penalty."""
-
-    qq: Floats
-    qh: Floats
-    hq: Floats
-    hh: Floats
-    qy: Floats
-    hy: Floats
-    expected: Floats
-
-    @classmethod
-    def of(
-        cls, q: Floats, h: Floats, signed: Floats, spread: Floats, r_a: Floats, r_y: Floats, r_g: Floats, w: Floats
-    ) -> GroupThree:
-        """`signed` is (Z - f_1) D, `spread` f_0 f_1 D^2, `w` the rows' own weights."""
-        s, ag, ay = w * signed, r_a * r_g, r_a * r_y
-        return cls(
-            qq=q.T @ (q * (s * ag)[:, None]),
-            qh=q.T @ (h * s[:, None]),
-            hq=h.T @ (q * (w * ag)[:, None]),
-            hh=h.T @ (h * w[:, None]),
-            qy=q.T @ (s * ay),
-            hy=h.T @ (w * ay),
-            expected=q.T @ (q * (w * spread)[:, None]),
-        )
-
-    def __add__(self, other: GroupThree) -> GroupThree:
-        return GroupThree(*(a + b for a, b in zip(self._all(), other._all(), strict=True)))
-
-    def _all(self) -> tuple[Floats, ...]:
-        return (self.qq, self.qh, self.hq, self.hh, self.qy, self.hy, self.expected)
-
-    def first(self, k: int) -> GroupThree:
-        """The sums for the first k columns of q alone."""
-        qq, qh, hq, hh, qy, hy, expected = self._all()
-        return GroupThree(qq[:k, :k], qh[:k], hq[:, :k], hh, qy[:k], hy, expected[:k, :k])
-
-    def solve(self, penalty: float = 0.0) -> tuple[Floats, Floats]:
-        """(b, c) of (4); all of b but the constant is shrunk by `penalty` times the weight of the rows."""
-        k = len(self.qy)
-        shrink = np.full(k, penalty * float(self.expected[0, 0]))
-        shrink[0] = 0.0
-        left = np.block([[self.qq + np.diag(shrink), self.qh], [self.hq, self.hh]])
-        found = np.linalg.lstsq(left, np.concatenate([self.qy, self.hy]), rcond=1e-12)[0]
-        return found[:k], found[k:]
-
-    def loss(self, b: Floats, c: Floats) -> float:
-        """sum of weight (zeta - omega part - b'q)^2, up to a constant: the loss by which the penalty is chosen."""
-        return float(b @ self.expected @ b - 2 * b @ (self.qy - self.qh @ c))
-
-
-def chosen_penalty(halves: Sequence[GroupThree]) -> float:
-    """The penalty with the least loss on the half that (4) was not solved on."""
-    one, two = halves
-    losses = [two.loss(*one.solve(p)) + one.loss(*two.solve(p)) for p in PENALTIES]
-    return PENALTIES[int(np.argmin(losses))]
-
-
 # --------------------------------------------------------------------------------- all triples of one fold
-
-
-def solved(halves: Sequence[GroupThree], effect: str, k: int) -> tuple[Floats, Floats]:
-    """(b, c) (k,), (k,) of (4) on both halves for one kind of effect: constant, quadratic (free), ridge (shrunk)."""
-    if effect == "constant":
-        b, c = (halves[0] + halves[1]).first(1).solve()
-        return np.concatenate([b, np.zeros(k - 1)]), c
-    return (halves[0] + halves[1]).solve(chosen_penalty(halves) if effect == "ridge" else 0.0)
 
 
 def boosted(
     data: Observed, nuisances: FoldNuisances, zeta: Floats, weight: Floats, rng: int
 ) -> tuple[Floats, Floats]:
-    """delta by boosting on the pseudo-outcomes (5): for the rows fitted on (by their other half), and the held-out ones."""
-    full, fit = np.zeros(data.n), nuisances.train
-    full[fit] = zeta
+    """delta by boosting on the pseudo-outcomes (5): for the rows fitted on (by their other half) and the others."""
+    fit = nuisances.train
     inner = np.empty(len(fit))
     for h in (0, 1):
         other = nuisances.half != h
@@ -235,14 +167,16 @@ def boosted(
     return inner, data.features.fit("boosting", fit, zeta, weight, chance=False, rng=rng)(nuisances.test)
 
 
-def fold_piece(data: Observed, q: Floats, nuisances: FoldNuisances, config: InvalidIVConfig, rng: int) -> Piece:
+def fold_piece(
+    data: Observed, q: Floats, nuisances: FoldNuisances, config: InvalidIVConfig, rng: int
+) -> Piece:
     """Every triple of a fold from predictions made once: arrays only, but for boosted effects."""
     ones, twos, threes = config.instrument_learners, config.treatment_learners, config.outcome_learners
     names, fit, rest = outcome_names(threes), nuisances.train, nuisances.test
     shape, k = (len(ones), len(twos), len(threes)), q.shape[1]
     b, c, psi = np.zeros((*shape, k)), np.zeros((*shape, k)), np.zeros(shape)
     delta_free = np.full((*shape, len(rest) if any(t.endswith("/boosting") for t in threes) else 0), np.nan)
-    floor = np.array([least_gap(variance_gap(nuisances.v[t].train), config.d_floor) for t in twos])
+    floor = [least_gap(variance_gap(nuisances.v[t].train), config.d_floor) for t in twos]
     z, a, y, w = data.z[fit], data.a[fit], data.y[fit], data.weight[fit]
     own, at, h = z.astype(np.int64), np.arange(len(fit)), q[fit]
     for j2, j1, name in np.ndindex(len(twos), len(ones), len(names)):
@@ -261,23 +195,17 @@ def fold_piece(data: Observed, q: Floats, nuisances: FoldNuisances, config: Inva
             if effect == "boosting":
                 zeta, weight = pseudo_outcome(z, f, gap, r_a, r_y)
                 inner, delta_free[here] = boosted(data, nuisances, zeta, w * weight, rng)
-                c[here] = halves_omega(h, w, r_a * (r_y - inner * r_g))
+                c[here] = omega_given(h, w, r_a * (r_y - inner * r_g))
             else:
                 b[here], c[here] = solved(halves, effect, k)
     made = {
         kind: np.stack([getattr(nuisances, kind)[learner].test for learner in learners])
         for kind, learners in (("f", ones), ("e", twos), ("v", twos), ("m", names), ("g", names))
     }
-    piece = Piece(rows=rest, floor=floor, b=b, c=c, delta=delta_free, psi=psi, **made)
+    piece = Piece(rows=rest, floor=np.array(floor), b=b, c=c, delta=delta_free, psi=psi, **made)
     for here in np.ndindex(*shape):
         psi[here] = np.average(triple_rows(data, q, piece, here, config).value, weights=data.weight[rest])
     return piece
-
-
-def halves_omega(h: Floats, w: Floats, product: Floats) -> Floats:
-    """c (k,): weighted least squares of r_A (r_Y - delta r_G) on h, where delta is already known."""
-    root = np.sqrt(w)
-    return np.asarray(np.linalg.lstsq(h * root[:, None], product * root, rcond=None)[0])
 
 
 def triple_rows(
@@ -348,7 +276,11 @@ class InvalidIV:
         folds = [folds_by_key(data.keys, c.folds, rng=1_009 * rng + r) for r in range(c.repeats)]
         for fold in folds:
             check_arms(data.z, fold, units.instrument_column)
-        plan = {"data": units.fingerprint, "roles": units.roles, "covariates": units.covariate_columns}
+        plan: dict[str, object] = {
+            "data": units.fingerprint,
+            "roles": units.roles,
+            "covariates": units.covariate_columns,
+        }
         plan |= {"config": c.to_toml(), "learners": plain_learners(self.learners), "rng": rng}
         pieces = self._pieces(data, q, folds, c, Shelf(state, plan), rng, progress or (lambda *_: None))
         outside = check_overlap(
@@ -382,7 +314,9 @@ class InvalidIV:
         """Every fold of every repeat: kept ones from the shelf, the others fitted, on `jobs` processes."""
         from joblib import Parallel, delayed
 
-        tasks = [(r, k, fit, rest) for r, fold in enumerate(folds) for k, (fit, rest) in enumerate(splits(fold))]
+        tasks = [
+            (r, k, fit, rest) for r, fold in enumerate(folds) for k, (fit, rest) in enumerate(splits(fold))
+        ]
         kept = {(r, k): shelf.get(r, k) for r, k, _, _ in tasks}
         left = [task for task in tasks if kept[task[0], task[1]] is None]
         seed = 7_919 * rng

@@ -41,7 +41,9 @@ def observed(units: Units, learners: Learners, *, split_instrument: bool) -> Obs
             raise LogError(msg)
         z = (z > np.median(z)).astype(np.float64)
         if z.min() == z.max():
-            msg = message("over half of the instrument's values are its largest", hint="code it as 0/1 yourself")
+            msg = message(
+                "over half of the instrument's values are its largest", hint="code it as 0/1 yourself"
+            )
             raise LogError(msg)
     return Observed(
         y=units.outcome,

@@ -105,7 +105,9 @@ def omega_check(z: Floats, rows: TripleRows, weight: Floats, cluster: Clusters) 
     )
 
 
-def sway(value: Floats, weight: Floats, top: int) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+def sway(
+    value: Floats, weight: Floats, top: int
+) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
     """(3): the rows that move the estimate most, and the estimate without the strongest shares of rows."""
     n, estimate = len(value), float(np.average(value, weights=weight))
     takes = weight * (value - estimate) / (n - weight)

@@ -46,7 +46,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class FoldNuisances:
-    """By learner: f = Pr(Z=1|X); e, v = mean and variance of A by arm (2, rows); m, g = means of Y and A by arm (2, rows).
+    """By learner: f = Pr(Z=1|X); (2, rows) by arm: e, v = mean and variance of A; m, g = means of Y and of A.
 
     g is the outcome side's own regression of A, by the learner that fits Y, so that group 3 does not lean on group 2.
     """

@@ -1,4 +1,4 @@
-"""What one fold of one repeat leaves behind: held-out predictions by learner and small vectors by triple; saved, resumed.
+"""What one fold of one repeat leaves behind: held-out predictions by learner and short vectors by triple.
 
 Memory is rows times learners, not rows times triples: the held-out values of a triple are made again from these.
 """

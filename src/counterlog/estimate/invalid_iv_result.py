@@ -39,9 +39,9 @@ class Relevance:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """The effect when the hidden correlation of A and Y may differ by Gamma between the arms: an interval by Gamma.
+    """The effect when the hidden correlation of A and Y may differ by Gamma between the arms.
 
-    `low`, `high` bound the estimate; `low_ci`, `high_ci` add its sampling error. `flips` is the Gamma at which the bound
+    `low`, `high` bound the estimate; `low_ci`, `high_ci` add its sampling error. `flips` is the Gamma where the bound
     reaches zero, `loses` the one at which the interval does. `slope` is the bias a unit of Gamma can make.
     """
 
@@ -69,7 +69,7 @@ class Check:
 class InvalidIVEstimate(EffectEstimate):
     """The average effect (an `Estimate`), and beside it: OLS, 2SLS, LATE-DML, PLR-DML, GENIUS.
 
-    `chosen` names the learners of the three groups; `selection` has a row a triple; `nuisances` a row a learner with its
+    `chosen` names the learners of the three groups; `selection` has a row a triple; `nuisances` one a learner with its
     out-of-fold loss; `sway` the rows that move the estimate most; `robust` the confidence set that holds under weak
     identification (of the effect weighted by f_0 f_1 D^2).
     """

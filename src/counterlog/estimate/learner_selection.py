@@ -59,6 +59,6 @@ def soft_weights(psi: Floats, rule: str = "minimax") -> Floats:
     tau = float(np.median(found))
     if tau <= 0:
         flat = (found == found.min()).astype(np.float64)
-        return flat / flat.sum()
+        return np.asarray(flat / flat.sum())
     weight = np.exp(-(found - found.min()) / tau)
     return np.asarray(weight / weight.sum())

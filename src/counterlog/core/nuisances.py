@@ -52,7 +52,7 @@ class Features:
 
     @cached_property
     def binned(self) -> Floats:
-        """Columns as codes of at most 200 bins of equal counts: boosting bins weighted rows anew in every fit, slowly."""
+        """Columns as codes of at most 200 bins of equal counts, for boosting, which bins weighted rows slowly."""
         edges = [np.unique(np.quantile(c, np.linspace(0, 1, 201)[1:-1])) for c in self.plain.T]
         codes = [np.searchsorted(e, c, side="right") for e, c in zip(edges, self.plain.T, strict=True)]
         return np.column_stack(codes).astype(np.float64) if codes else self.plain

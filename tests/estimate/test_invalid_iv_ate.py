@@ -372,7 +372,9 @@ def test_what_cannot_be_answered_is_refused(change: dict[str, Any], error: type,
 
 
 def test_a_median_split_must_be_asked_for() -> None:
-    frame = pl.DataFrame(simulate(1_000)).with_columns(z=pl.col("z") + pl.col("x1"))
+    frame = pl.DataFrame(simulate(1_000)).with_columns(
+        z=2 * pl.col("z") + pl.Series(np.linspace(0, 0.5, 1_000))
+    )
     config = InvalidIVConfig(**{**vars(PLAIN), "split_instrument": True})
     assert InvalidIV(config).estimate(units(frame)).n == 1_000
 

@@ -1,4 +1,4 @@
-"""The page of an effect: a verdict, the estimators side by side, relevance, selection, sensitivity, the rows that sway it.
+"""The page of an effect: a verdict, the estimators side by side, relevance, selection, sensitivity, swaying rows.
 
 Made of the same blocks as the decision report's page: one file that opens offline, every number drawn also in a table.
 """
@@ -74,9 +74,9 @@ def sections(found: InvalidIVEstimate, units: Units, command: str, versions: dic
             "estimates",
             "The effect by different estimators",
             (
-                "OLS and PLR-DML are right when nothing is hidden; 2SLS and LATE-DML when the instrument acts through the "
-                "treatment alone; GENIUS when the effect is the same for all. The first estimate needs none of these, but "
-                "that the hidden confounding is alike in both arms of the instrument.",
+                "OLS and PLR-DML are right when nothing is hidden; 2SLS and LATE-DML when the instrument acts through "
+                "the treatment alone; GENIUS when the effect is the same for all. The first estimate needs none of "
+                "these, but that the hidden confounding is alike in both arms of the instrument.",
             ),
             found.plot(),
             "Estimates with their intervals",
@@ -86,8 +86,8 @@ def sections(found: InvalidIVEstimate, units: Units, command: str, versions: dic
             "relevance",
             "Does the instrument change the variance of the treatment?",
             (
-                f"Concentration {show(r.strength)} (weak below 20). The instrument changes the mean of the treatment by "
-                f"{show(r.mean_shift)} and its variance by {show(r.mean)} on average.",
+                f"Concentration {show(r.strength)} (weak below 20). The instrument changes the mean of the "
+                f"treatment by {show(r.mean_shift)} and its variance by {show(r.mean)} on average.",
             ),
             found.plot_relevance(),
             "Histogram of D(X)",
@@ -116,8 +116,8 @@ def sections(found: InvalidIVEstimate, units: Units, command: str, versions: dic
             "selection",
             "Which learners, and how steady the estimate is",
             (
-                f"Chosen: {', '.join(found.chosen)}. A triple is steady when replacing one of its learners hardly moves "
-                "the estimate.",
+                f"Chosen: {', '.join(found.chosen)}. A triple is steady when replacing one of its learners "
+                "hardly moves the estimate.",
             ),
             grids=(
                 grid("Triples", triple, [[row[c] for c in triple] for row in found.selection[:MOST_TRIPLES]]),
@@ -133,8 +133,8 @@ def sections(found: InvalidIVEstimate, units: Units, command: str, versions: dic
             "sensitivity",
             "How wrong may the assumption be?",
             (
-                "Gamma is the difference, between the arms of the instrument, of the hidden correlation of treatment and "
-                f"outcome. The sign turns at {s.flips:.3f}; the interval reaches zero at {s.loses:.3f}.",
+                "Gamma is the difference, between the arms of the instrument, of the hidden correlation of treatment "
+                f"and outcome. The sign turns at {s.flips:.3f}; the interval reaches zero at {s.loses:.3f}.",
                 f"Confidence set that holds under weak identification ({found.robust_form}): "
                 + ("; ".join(f"{show(low)} to {show(high)}" for low, high in found.robust) or "none")
                 + f". {found.robust_meaning.capitalize()}.",

@@ -1,7 +1,7 @@
-"""Study of the effect with an invalid instrument: bias and coverage where learners are wrong, selection, 401(k) plans.
+"""Study of the effect with an invalid instrument: bias and coverage where learners are wrong, selection, 401(k).
 
-The simulation has a direct effect of the instrument and a hidden confounder; the truth is 7/6. One run fits every triple
-of right and wrong learners at once. The 401(k) part runs all comparators on the same cross-fitted predictions.
+The simulation has a direct effect of the instrument and a hidden confounder; the truth is 7/6. One run fits every
+triple of right and wrong learners. The 401(k) part runs all comparators on the same predictions.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from scipy.stats import chi2
 from counterlog.core.orthogonal import Clusters, cluster_sums
 
 Floats = NDArray[np.float64]
-GRID = 4001
+GRID = 2001
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,22 @@ def weak_set(
     dy, dx = ys - mean_y, xs - mean_x
     yy, xy, xx = dy.T @ dy / count, dx.T @ dy / count, dx.T @ dx / count
 
-    def excess(angle: float) -> float:
+    def statistic(angle: Floats) -> Floats:
         """S(t) - critical at t = scale tan(angle); homogeneous in (cos, sin), so that infinity is an angle too."""
-        c, s = math.cos(angle), scale * math.sin(angle)
-        g = c * mean_y - s * mean_x
-        spread = c * c * yy - c * s * (xy + xy.T) + s * s * xx
-        return float(count * g @ np.linalg.pinv(spread, hermitian=True) @ g) - critical
+        c, s = np.cos(angle), scale * np.sin(angle)
+        g = c[:, None] * mean_y - s[:, None] * mean_x
+        spread = (
+            (c * c)[:, None, None] * yy - (c * s)[:, None, None] * (xy + xy.T) + (s * s)[:, None, None] * xx
+        )
+        return np.asarray(
+            count * np.einsum("ij,ijk,ik->i", g, np.linalg.pinv(spread, hermitian=True), g) - critical
+        )
+
+    def excess(angle: float) -> float:
+        return float(statistic(np.array([angle]))[0])
 
     angles = np.linspace(-math.pi / 2, math.pi / 2, GRID)
-    values = np.array([excess(t) for t in angles])
+    values = statistic(angles)
     inside = values <= 0
     if moments == 1 and mean_x[0] != 0:  # the estimate itself is in, however narrow the set
         angles, inside = _with_root(angles, inside, math.atan(mean_y[0] / mean_x[0] / scale))

@@ -28,7 +28,7 @@ def test_libraries_give_the_same_units() -> None:
 
 
 def test_clusters_stay_together_in_folds() -> None:
-    frame = FRAME.select(pl.all().repeat_by(50).flatten())
+    frame = pl.concat([FRAME] * 50)
     units = Units(frame, outcome="y", treatment="a", cluster="g")
     assert units.independent == 2
     folds = folds_by_key(units.keys(), 7)

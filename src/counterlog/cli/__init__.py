@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from counterlog.cli import attribution, catalogue, decisions
+from counterlog.cli import attribution, catalogue, decisions, effects
 from counterlog.core.errors import CounterlogError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ COMMANDS = (
     attribution.trace,
     attribution.unlearn,
     attribution.certify,
+    effects.effect,
     catalogue.systems,
     catalogue.show,
     catalogue.study,

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from counterlog.core.errors import ConfigError, SupportError, message
 from counterlog.core.features import Encoder
-from counterlog.core.hashing import row_keys, scatter, unit_keys
+from counterlog.core.hashing import Keys, row_keys, scatter, unit_keys
 from counterlog.core.rounds import Rounds
 
 Floats = NDArray[np.float64]
@@ -37,7 +37,13 @@ class FoldModel:
 
 def folds_of(log: Rounds, folds: int, *, rng: int = 0) -> NDArray[np.int64]:
     """(n,) fold of every row; rows of one unit share a fold."""
-    keys = unit_keys(log.table[log.unit_column]) if log.unit_column else row_keys(log.n)
+    return folds_by_key(
+        unit_keys(log.table[log.unit_column]) if log.unit_column else row_keys(log.n), folds, rng=rng
+    )
+
+
+def folds_by_key(keys: Keys, folds: int, *, rng: int = 0) -> NDArray[np.int64]:
+    """(n,) fold of every key; equal keys share a fold."""
     return scatter(keys, folds, salt=_FOLD_SALT + rng)
 
 

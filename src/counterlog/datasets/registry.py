@@ -142,6 +142,17 @@ DATASETS: dict[str, Dataset] = {
                 Source("adult-test.csv", "72567b94f5c1a6f8501377dd80f93892c3848ff071cf91ba47e00b0785a28074"),
             ),
         ),
+        Dataset(
+            name="pension-401k",
+            about="9,915 households of 1991: 401(k) eligibility, participation, net financial assets in dollars",
+            licence="MIT (R package hdm)",
+            origin="Chernozhukov and Hansen, 2004; R package hdm, data/pension.rda, columns selected, values unchanged",
+            sources=(
+                Source(
+                    "pension_1991.csv.gz", "fa1e908b7bcb338f3dca6cb98059ed542f7c66182d34e905ad8efb7eda615804"
+                ),
+            ),
+        ),
     )
 }
 

@@ -27,7 +27,7 @@ from counterlog.datasets.encouragement import encouragement
 from counterlog.estimate.invalid_iv_ate import InvalidIV, InvalidIVConfig
 from counterlog.estimate.invalid_iv_folds import Observed, fold_nuisances
 
-N, FOLDS, REPEATS = 2_000, 5, 1
+N, FOLDS, REPEATS = 4_000, 5, 3
 ROLES = {"outcome": "y", "treatment": "a", "instrument": "z", "covariates": ["x1", "x2"]}
 WIDE = InvalidIVConfig(repeats=1, folds=FOLDS)
 NARROW = InvalidIVConfig(

@@ -19,7 +19,7 @@ from counterlog.datasets.registry import get
 from counterlog.estimate.invalid_iv_ate import InvalidIV, InvalidIVConfig
 
 SLUG = "invalid-iv-ate"
-FULL_RUNS, LEARNT_RUNS = 60, 8
+FULL_RUNS, LEARNT_RUNS = 100, 12
 GRID = InvalidIVConfig(
     repeats=1,
     instrument_learners=("logit", "constant"),
@@ -98,9 +98,9 @@ def pension() -> Units:
 
 
 def run(*, full: bool = False, rng: int = 0) -> Study:
-    """The study. Quick: n = 1,000, 12 runs, least squares, no 401(k). Raises `DatasetError` in full mode without it."""
+    """The study. Quick: n = 1,000, 20 runs, least squares, no 401(k). Raises `DatasetError` in full mode without it."""
     clock = Clock()
-    n, repeats = (4_000, FULL_RUNS) if full else (1_000, 12)
+    n, repeats = (4_000, FULL_RUNS) if full else (1_000, 20)
     grid = Parallel(n_jobs=2 if full else 1)(
         delayed(simulated)(n, 1_000 * rng + s, GRID) for s in range(repeats)
     )
@@ -136,7 +136,7 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
 
 def simulation_checks(rows: dict[str, dict[str, Any]], full: bool) -> list[Check]:
     """The claims on the grid; in quick mode bars leave room for a quarter of the rows."""
-    most, (least, highest) = (0.06, (0.91, 0.98)) if full else (0.35, (0.75, 1.0))
+    most, (least, highest) = (0.06, (0.91, 0.98)) if full else (0.25, (0.75, 1.0))
     checks = []
     for cell in ONE_WRONG:
         bias = rows[cell]["bias"]

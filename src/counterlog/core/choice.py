@@ -123,7 +123,10 @@ def credit(
     place[node[::-1]] = np.arange(len(node), 0, -1)
     chosen = (place > 0).astype(np.uint8)
     sets, d = len(sample), len(lists.starters)
-    added, alone = credited(sample.nodes, sample.offsets, place, d, owner)
+    holder = np.full(network.n, -2, np.int32)
+    once = np.bincount(node, minlength=network.n)[node] == 1
+    holder[node[once]] = owner[once]
+    added, alone = credited(sample.nodes, sample.offsets, place, holder, len(node), d)
     half = sets // 2
     halves = [
         marginal(sample.nodes, sample.offsets[a : b + 1], network.n, chosen)

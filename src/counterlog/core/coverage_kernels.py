@@ -298,23 +298,23 @@ def by_gain(
 
 
 @compiled
-def credited(nodes: Any, offsets: Any, place: Any, lists: int, owner: Any) -> Any:
+def credited(nodes: Any, offsets: Any, place: Any, holder: Any, picks: int, lists: int) -> Any:
     """On an independent sample: sets newly covered by each choice in order, and sets that one list alone covers.
 
-    `place[v]` is 1 + the place of v among the choices, 0 for none; `owner[i]` is the list of choice i.
+    `place[v]` is 1 + the place of v among the choices, 0 for none; `holder[v]` the list that chose it, -2 for several.
     """
-    first, alone = np.zeros(len(owner), np.int64), np.zeros(lists, np.int64)
+    first, alone = np.zeros(picks, np.int64), np.zeros(lists, np.int64)
     for s in range(len(offsets) - 1):
-        earliest, single = len(owner), -1
+        earliest, single = picks, -1
         for i in range(offsets[s], offsets[s + 1]):
-            at = place[nodes[i]] - 1
-            if at >= 0:
-                earliest = min(earliest, at)
+            v = nodes[i]
+            if place[v] > 0:
+                earliest = min(earliest, place[v] - 1)
                 if single == -1:
-                    single = owner[at]
-                elif single != owner[at]:
+                    single = holder[v]
+                elif single != holder[v]:
                     single = -2
-        if earliest < len(owner):
+        if earliest < picks:
             first[earliest] += 1
             if single >= 0:
                 alone[single] += 1

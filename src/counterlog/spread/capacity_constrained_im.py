@@ -58,6 +58,7 @@ class CapacityConstrainedIMConfig(Config):
     assign: str = param("fewest", "who invites a shared friend (mg)", choices=("fewest", "random"))
     theta0: str = param("paper", "first sample: over chi, or over its root (code)", choices=("paper", "code"))
     normalise: bool = param(False, "divide weights that sum to more than 1 by their sum (lt)")
+    value_sets: int = param(65_536, "fresh sets that value the plan; 0: those that validated it", at_least=0)
     threads: int = param(0, "threads that draw sets; 0 is all cores", at_least=0)
     memory_mb: float = param(4096.0, "sets are doubled no further than this", unit="MB", above=0)
 
@@ -152,7 +153,9 @@ class CapacityConstrainedIM:
             rng=rng,
         )
         made, sampler = self.certified(network, lists, rng=rng, progress=progress)
-        return self._choice(network, lists, sampler.population, made)
+        fresh = self.config.value_sets
+        valuing = sampler.stream(rng, 8).draw(0, fresh) if fresh else made.second
+        return self._choice(network, lists, sampler.population, made, valuing)
 
     def certified(
         self,
@@ -195,10 +198,12 @@ class CapacityConstrainedIM:
     def _delta(self, population: int) -> float:
         return 1.0 / max(population, 2) if self.config.delta is None else self.config.delta
 
-    def _choice(self, network: Network, lists: FriendLists, population: int, made: Certified) -> Choice:
+    def _choice(
+        self, network: Network, lists: FriendLists, population: int, made: Certified, valuing: ReverseSets
+    ) -> Choice:
         chosen = made.selection
-        spread, lo, hi = share_interval(made.validated, made.sets, population)
-        gains, shares = credit(network, population, lists, chosen.owner, chosen.node, made.second)
+        spread, lo, hi = share_interval(valuing.covered(chosen.node, network.n), len(valuing), population)
+        gains, shares = credit(network, population, lists, chosen.owner, chosen.node, valuing)
         names = network.labels[lists.starters].tolist()
         notes: tuple[str, ...] = ()
         if made.cut:

@@ -125,7 +125,7 @@ def _picks(
 
     place = np.zeros(network.n, np.int32)
     place[node[::-1]] = np.arange(len(node), 0, -1)
-    added, _ = credited(nodes, offsets, place, 1, np.zeros(len(node), np.int32))
+    added, _ = credited(nodes, offsets, place, np.zeros(network.n, np.int32), len(node), 1)
     scale = population / (len(offsets) - 1)
     return tuple(
         Pick(starter="", node=v, gain=float(g * scale))

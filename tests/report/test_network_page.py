@@ -48,6 +48,7 @@ def test_the_command_writes_plan_and_page(folder: Path) -> None:
     assert len((folder / "out" / "plan.csv").read_text().splitlines()) == 9
     page = (folder / "out" / "report.html").read_text()
     assert page.startswith("<!DOCTYPE html>") or "<!DOCTYPE html>" in page[:20]
+    assert ">invitations</li>" in page and ">no plan can reach more than</li>" in page
     for title in ("Whom each starter should invite", "The network", "What a larger capacity buys"):
         assert title in page
     assert f"{plan.n:,} people in expectation" in page

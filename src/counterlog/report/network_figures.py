@@ -75,6 +75,7 @@ def network_figure(network: Network, choice: Choice, rng: int = 0) -> tuple[Any,
                 "type": "scatter",
                 "mode": "markers",
                 "name": name,
+                "meta": name,
                 "x": place[here, 0].round(3).tolist(),
                 "y": place[here, 1].round(3).tolist(),
                 "text": [label(network.labels[v]) for v in shown[here]],
@@ -94,14 +95,15 @@ def _lines(
     for a, b in pairs:
         x += [round(float(place[a, 0]), 3), round(float(place[b, 0]), 3), None]
         y += [round(float(place[a, 1]), 3), round(float(place[b, 1]), 3), None]
-    line = {"color": colour, "width": width}
     return {
         "type": "scatter",
         "mode": "lines",
         "name": name,
+        "meta": name,
         "x": x,
         "y": y,
-        "line": line,
+        "line": {"color": colour, "width": width},
+        "marker": {"color": colour},
         "hoverinfo": "skip",
     }
 
@@ -114,9 +116,11 @@ def capacity_figure(ks: Sequence[int], choices: Sequence[Choice]) -> Any:
             "type": "scatter",
             "mode": "lines+markers",
             "name": "spread of the plan, 95%",
+            "meta": "spread of the plan, 95%",
             "x": list(ks),
             "y": value,
             "line": {"color": COLOURS[0]},
+            "marker": {"color": COLOURS[0]},
             "error_y": {
                 "type": "data",
                 "symmetric": False,
@@ -128,9 +132,11 @@ def capacity_figure(ks: Sequence[int], choices: Sequence[Choice]) -> Any:
             "type": "scatter",
             "mode": "lines",
             "name": "no plan can reach more than",
+            "meta": "no plan can reach more than",
             "x": list(ks),
             "y": [c.upper for c in choices],
             "line": {"color": COLOURS[1], "dash": "dash"},
+            "marker": {"color": COLOURS[1]},
         },
     ]
     return figure(
@@ -150,6 +156,7 @@ def starters_figure(choice: Choice, most: int = 30) -> Any:
             "type": "bar",
             "orientation": "h",
             "name": name,
+            "meta": name,
             "y": names,
             "x": [getattr(s, field) for s in ranked],
             "marker": {"color": colour},

@@ -141,11 +141,12 @@ class CELF:
     def _plan(self, network: Network, lists: FriendLists, rng: int) -> Choice:
         c = self.config
         passive = network.without(lists.starters)
+        if c.model == "lt":
+            passive = passive.threshold_weights()
         value = self._value(passive, rng)
         pairs = in_turns(lists, value) if c.rule == "rr" else best_first(lists, value)
         owner, node = np.array(pairs, np.int32).T
-        checked = passive.threshold_weights() if c.model == "lt" else passive
-        sampler = ReverseSampler(checked, c.model, threads=c.threads)
+        sampler = ReverseSampler(passive, c.model, threads=c.threads)
         sample = sampler.stream(rng, 8).draw(0, VALIDATION)
         spread, lo, hi = share_interval(sample.covered(node, network.n), len(sample), sampler.population)
         gains, shares = credit(network, sampler.population, lists, owner, node, sample)

@@ -9,7 +9,7 @@ Peers, each left out of the run when its variable is not set:
                  exp/build, where the binary exp_batch stays; exp/data/dnc-corecipient.ap with line ends of Unix
   PEER_PYTHON    a Python with cynetdiff, networkx and numpy
 The C++ codes report wall seconds without loading, scaled here to processor seconds (see `run_peer`); ours are processor
-seconds on one thread after compilation; both are the least of REPEATS. Rates compare the same networks in one run, side after side.
+seconds on one thread after compilation; both are the least of REPEATS, on the same networks in one run.
 """
 
 import json

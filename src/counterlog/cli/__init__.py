@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from counterlog.cli import attribution, catalogue, decisions, effects
+from counterlog.cli import attribution, catalogue, decisions, effects, networks
 from counterlog.core.errors import CounterlogError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ COMMANDS = (
     attribution.unlearn,
     attribution.certify,
     effects.effect,
+    networks.spread,
     catalogue.systems,
     catalogue.show,
     catalogue.study,

@@ -112,6 +112,12 @@ class Clicks:
         frame = collect(lazy.select(*dict.fromkeys(wanted)))
         return from_frame(frame, {k: v for k, v in roles.items() if v}, names, on_single)
 
+    def clicks_at(self, size: int) -> Floats:
+        """(size,) clicks by position, from the top."""
+        kept = self.position <= size
+        found = np.bincount(self.position[kept], self.click[kept], minlength=size + 1)[1:]
+        return np.asarray(found, np.float64)
+
     def take(self, chosen: Any) -> Clicks:
         """The lists that `chosen` (numbers or a mask) names, in that order; features are shared."""
         rows = np.arange(self.lists)[chosen]
@@ -168,7 +174,7 @@ def from_frame(frame: pl.DataFrame, roles: dict[str, str], features: list[str], 
     frame, position = frame[order], position[order]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owner_kept))]).astype(np.int64)
     head = frame[offsets[:-1]]
-    columns = {r: _number(frame, roles[r]) for r in ("label", "score") if r in roles}
+    columns: dict[str, Any] = {r: _number(frame, roles[r]) for r in ("label", "score") if r in roles}
     if "time" in roles:
         columns["time"] = head[roles["time"]].to_physical().cast(pl.Float64).to_numpy()
     for r in ("logger", "segment"):
@@ -236,7 +242,7 @@ def _items(
                     f"lists in column {name!r} differ in length", expected="as many numbers in every row"
                 )
                 raise LogError(msg)
-            block = np.stack(column.to_numpy()).astype(np.float32)
+            block = np.stack(list(column.to_numpy())).astype(np.float32)
         else:
             block = _number(frame, name).astype(np.float32)[:, None]
         parts.append(block)
@@ -254,7 +260,9 @@ def _items(
             )
             raise LogError(msg)
     else:
-        keys = np.ascontiguousarray(matrix + np.float32(0)).view(np.dtype((np.void, matrix.itemsize * matrix.shape[1])))
+        keys = np.ascontiguousarray(matrix + np.float32(0)).view(
+            np.dtype((np.void, matrix.itemsize * matrix.shape[1]))
+        )
         _, first, code = np.unique(keys.ravel(), return_index=True, return_inverse=True)
     return matrix[first], code.astype(np.int64), tuple(wide)
 
@@ -278,7 +286,9 @@ def check_lists(log: Clicks) -> None:
         raise LogError(message("offsets do not cut the rows into lists", expected="0 = o_0 < o_1 < ... = N"))
     for name in ("doc", "position", "click", "label", "score"):
         if _is(v := getattr(log, name)) and len(v) != log.offsets[-1]:
-            raise LogError(message(f"{name} has {len(v)} rows", expected=f"{log.offsets[-1]}, one an item shown"))
+            raise LogError(
+                message(f"{name} has {len(v)} rows", expected=f"{log.offsets[-1]}, one an item shown")
+            )
     for name in ("query", "segment", "logger", "time"):
         if _is(v := getattr(log, name)) and len(v) != len(size):
             raise LogError(message(f"{name} has {len(v)} rows", expected=f"{len(size)}, one a list"))

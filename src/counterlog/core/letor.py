@@ -90,7 +90,10 @@ def read_letor(
 
 
 def read_letor_clicks(
-    path: str | os.PathLike[str], *, query_file: str | os.PathLike[str] | None = None, features: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    query_file: str | os.PathLike[str] | None = None,
+    features: int | None = None,
 ) -> Clicks:
     """A click log in LETOR form: the label is the click, lines stand in the order shown, each qid is one list."""
     found = read_letor(path, query_file=query_file, features=features, most_grade=1)
@@ -125,6 +128,8 @@ def _sizes(path: str | os.PathLike[str], rows: int) -> Codes:
         msg = message(f"{os.fspath(path)!r} cannot be read ({cause})", expected="one count a line")
         raise LogError(msg) from cause
     if sizes.sum() != rows or (sizes < 1).any():
-        msg = message(f"{os.fspath(path)!r} counts {int(sizes.sum())} lines", expected=f"{rows}, those of the data")
+        msg = message(
+            f"{os.fspath(path)!r} counts {int(sizes.sum())} lines", expected=f"{rows}, those of the data"
+        )
         raise LogError(msg)
     return sizes

@@ -1,11 +1,13 @@
 """Click logs: a simulated population whose true order and position bias are known, and logs of real graded lists.
 
-The population: items with standard normal features; score = x u + 0.5 tanh(x_0 x_1) + 0.3 noise, cut into grades 0 to 4. The
-logging ranker looks at the useful features weakly and at five useless ones strongly; its `skill` moves it to the true weights.
+The population: items with standard normal features; score = x u + 0.5 tanh(x_0 x_1) + 0.3 noise, cut into grades 0
+to 4. The logging ranker looks at the useful features weakly and at five useless ones strongly; its `skill` moves
+it to the true weights.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +41,8 @@ class Population:
         shuffled: bool = False,
         segment_models: tuple[ClickModel, ...] = (),
     ) -> Clicks:
-        """`lists` page views of queries drawn at random: the top `size` in the logging order (or the same items shuffled),
+        """`lists` page views of queries drawn at random: the top `size` in the logging order (or the same items
+        shuffled),
         clicked by `model`; with `segment_models` each list belongs to one of them."""
         gen = np.random.default_rng([rng, 77])
         models = segment_models or (model or PositionBased(),)
@@ -73,7 +76,7 @@ class Population:
 def _top(score: Floats, offsets: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """(Q, size) items of every query in the order of their score, -1 beyond its end."""
     out = np.full((len(offsets) - 1, size), -1, np.int64)
-    for q, (a, b) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for q, (a, b) in enumerate(itertools.pairwise(offsets)):
         order = a + np.argsort(-score[a:b], kind="stable")[:size]
         out[q, : len(order)] = order
     return out

@@ -1,7 +1,7 @@
-"""Dual learning with boosted trees: a tree down the functional gradient of L_rank, then g towards the minimum of L_exam.
+"""Dual learning with trees: a tree down the functional gradient of L_rank, then g towards the minimum of L_exam.
 
-The gradient of the listwise loss is taken at every list, then added up by item: trees are grown on the distinct items,
-however many lists were shown.
+The gradient of the listwise loss is taken at every list, then added up by item: trees are grown on the distinct
+items, however many lists were shown.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def list_gradient(score: Floats, weighted_click: Floats, shown: NDArray[np.bool_
 
 def by_item(values: Floats, table: ClickTable, items: int) -> Floats:
     """(D,) sums over all places where an item was shown."""
-    return np.bincount(table.doc[table.shown], values[table.shown], minlength=items)
+    found = np.bincount(table.doc[table.shown], values[table.shown], minlength=items)
+    return found.astype(np.float64)
 
 
 def boosted_dual(
@@ -60,7 +61,7 @@ def boosted_dual(
     progress: object,
     log_every: int,
 ) -> tuple[TreeRanker, Floats, tuple[TrainingPoint, ...]]:
-    """(ranker, learnt ratios (S, K), training curves). More than `MOST_LISTS` lists are a sample anew for every tree."""
+    """(ranker, learnt ratios (S, K), training curves). Beyond `MOST_LISTS` lists every tree sees a new sample."""
     lightgbm = need_extra("lightgbm", "trees")
     params = {
         "num_leaves": config.leaves,
@@ -84,13 +85,16 @@ def boosted_dual(
         table = _sample(whole, rng, tree)
         s = score[table.doc]
         ratio = np.exp(-logs)[table.segment]
-        cw = table.click * (ratio if most is None else np.minimum(ratio, most))
+        cw = np.asarray(table.click * (ratio if most is None else np.minimum(ratio, most)), np.float64)
         first, second = list_gradient(s, cw, table.shown)
         shown_at = by_item(np.ones_like(first), table, items)
         seen = np.maximum(shown_at.mean(), 1.0)
         gradient, curvature = by_item(first, table, items) / seen, by_item(second, table, items) / seen
         booster.update(data, fobj=lambda _p, _d, g=gradient, h=curvature: (g, h + 1e-9))
-        score = np.asarray(booster.predict(log.features, raw_score=True, start_iteration=tree, num_iteration=1)) + score
+        score = (
+            np.asarray(booster.predict(log.features, raw_score=True, start_iteration=tree, num_iteration=1))
+            + score
+        )
         logs = _towards_minimum(logs, score[table.doc], table, reference, most, config.rate)
         if (tree + 1) % max(1, log_every // 10) == 0 or tree + 1 == config.trees:
             training.append(_point(tree + 1, score, cw, table, logs, booster, validation))
@@ -116,7 +120,9 @@ def _towards_minimum(
     for s in range(len(logs)):
         mine = table.segment == s
         key = code[mine]
-        sums = np.stack([np.bincount(key, c, minlength=len(patterns)) for c in cv[mine].T], axis=-1)
+        sums = np.stack([np.bincount(key, c, minlength=len(patterns)) for c in cv[mine].T], axis=-1).astype(
+            np.float64
+        )
         if sums.sum() <= 0:
             continue
         with np.errstate(divide="ignore"):
@@ -127,7 +133,13 @@ def _towards_minimum(
 
 
 def _point(
-    tree: int, score: Floats, cw: Floats, table: ClickTable, logs: Floats, booster: object, judged: Judged | None
+    tree: int,
+    score: Floats,
+    cw: Floats,
+    table: ClickTable,
+    logs: Floats,
+    booster: object,
+    judged: Judged | None,
 ) -> TrainingPoint:
     s = np.where(table.shown, score[table.doc], -np.inf)
     g = np.where(table.shown, logs[table.segment], -np.inf)

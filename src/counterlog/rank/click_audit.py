@@ -1,12 +1,13 @@
 """Can this click log tell position from relevance at all? Asked before anything is trained.
 
-Position bias is seen only where items of equal worth stood at different positions: the same item moved, or items that the
-features make alike. A log in which a good ranker always put the same item at the same place shows neither.
+Position bias is seen only where items of equal worth stood at different positions: the same item moved, or items
+that the features make alike. A log in which a good ranker always put the same item at the same place shows neither.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +32,11 @@ class IdentifiabilityWarning(UserWarning):
 class ClickAudit(Result):
     """What the log can say of position bias. `n` counts lists.
 
-    `repeat_share`: query-item pairs seen at two positions or more. `position_entropy`: mean over pairs, in bits, of where
-    they stood. `score_click`: correlation of the logging score with clicks inside a position. `agreement`: correlation,
-    inside positions, of the logging score with the click that the features predict; without a score, of the height in the
-    list with that prediction. `condition`, `implied_sd`: of the log-odds of positions from repeated pairs alone (sd by
-    position; infinite when no moved pair links a position to the others).
+    `repeat_share`: query-item pairs seen at two positions or more. `position_entropy`: mean over pairs, in bits,
+    of where they stood. `score_click`: correlation of the logging score with clicks inside a position.
+    `agreement`: correlation, inside positions, of the logging score with the click that the features predict;
+    without a score, of the height in the list with that prediction. `condition`, `implied_sd`: of the log-odds of
+    positions from repeated pairs alone (sd by position; infinite when no moved pair links a position to the others).
     """
 
     n: int
@@ -60,11 +61,12 @@ def displays(log: Clicks, size: int) -> tuple[Floats, Floats]:
     cells = (int(code.max()) + 1) * size
     shown = np.bincount(cell, minlength=cells).reshape(-1, size).astype(np.float64)
     clicked = np.bincount(cell, log.click[kept], minlength=cells).reshape(-1, size)
-    return shown, clicked
+    return shown, clicked.astype(np.float64)
 
 
 def position_information(shown: Floats, clicked: Floats) -> Floats:
-    """(K - 1, K - 1) Fisher information of the positions' log-odds, the first being 0, each pair having its own level.
+    """(K - 1, K - 1) Fisher information of the positions' log-odds, the first being 0, each pair having its own
+    level.
 
     Logistic model click ~ pair + position, fitted by Newton steps; the levels are taken out (Schur complement).
     """
@@ -82,13 +84,13 @@ def position_information(shown: Floats, clicked: Floats) -> Floats:
     return np.asarray(whole[1:, 1:])
 
 
-def within(values: Floats, position: NDArray[np.int64]) -> Floats:
+def within(values: Any, position: NDArray[np.int64]) -> Floats:
     """`values` less their mean at their position."""
     count = np.maximum(np.bincount(position), 1)
     return np.asarray(values - (np.bincount(position, values) / count)[position])
 
 
-def correlation(a: Floats, b: Floats) -> float:
+def correlation(a: Any, b: Any) -> float:
     """Pearson's, nan when one does not vary."""
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))
@@ -101,15 +103,17 @@ def predicted_click(log: Clicks, rows: NDArray[np.int64]) -> Floats:
     X = log.features[log.doc[rows]].astype(np.float64)
     X /= np.maximum(X.std(axis=0), 1e-12)
     count = np.maximum(np.bincount(position), 1)
-    centred = X - np.stack([np.bincount(position, c) / count for c in X.T], axis=1)[position]
-    gram = centred.T @ centred
+    centred: Any = X - np.stack([np.bincount(position, c) / count for c in X.T], axis=1)[position]
+    gram: Any = centred.T @ centred
     beta = np.linalg.solve(
         gram + 1e-6 * len(rows) * np.eye(len(gram)), centred.T @ within(log.click[rows] * 1.0, position)
     )
     return np.asarray(X @ beta)
 
 
-def audit_clicks(log: Clicks, size: int | None = None, *, most_rows: int = 200_000, rng: int = 0) -> ClickAudit:
+def audit_clicks(
+    log: Clicks, size: int | None = None, *, most_rows: int = 200_000, rng: int = 0
+) -> ClickAudit:
     """The audit of positions 1..size. Correlations use at most `most_rows` rows, of lists drawn by `rng`."""
     depth = min(log.depth, size or log.depth)
     shown, clicked = displays(log, depth)
@@ -129,7 +133,9 @@ def audit_clicks(log: Clicks, size: int | None = None, *, most_rows: int = 200_0
         agreement = correlation(score, within(guess, position))
     else:
         agreement = correlation(-position * 1.0, guess)
-    information = position_information(shown[moved], clicked[moved]) if moved.any() else np.zeros((depth - 1,) * 2)
+    information = (
+        position_information(shown[moved], clicked[moved]) if moved.any() else np.zeros((depth - 1,) * 2)
+    )
     values, vectors = np.linalg.eigh(information)
     solid = values[0] > 1e-9 * max(values[-1], 1e-300) and values[0] > 1e-9
     spread = np.sqrt((vectors**2 / values).sum(axis=1)) if solid else np.full(depth - 1, np.inf)
@@ -152,9 +158,9 @@ def audit_clicks(log: Clicks, size: int | None = None, *, most_rows: int = 200_0
 def _advice(poor: bool, repeats: float, agreement: float) -> str:
     if poor:
         return (
-            f"only {repeats:.1%} of query-item pairs were seen at two positions and the old order agrees with clicks inside "
-            f"positions ({agreement:.2f}): low positions will look more examined than they are; swap neighbouring items at "
-            "random in a share of the lists"
+            f"only {repeats:.1%} of query-item pairs were seen at two positions and the old order agrees with "
+            f"clicks inside positions ({agreement:.2f}): low positions will look more examined than they are; swap "
+            "neighbouring items at random in a share of the lists"
         )
     if repeats < LEAST_REPEATS:
         return "few pairs moved: position and relevance are told apart by items with like features, not by moved items"

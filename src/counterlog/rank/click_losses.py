@@ -19,7 +19,7 @@ def masked(logits: Tensor, shown: Tensor) -> Tensor:
 
 
 def softmax_loss(logits: Tensor, weighted_click: Tensor, shown: Tensor | None) -> Tensor:
-    """- sum c w log softmax(logits) / sum c w: the cross-entropy of the list's weighted clicks. `shown` None: all are."""
+    """- sum c w log softmax(logits) / sum c w: cross-entropy of the list's weighted clicks. `shown` None: all are."""
     if shown is None:
         log_share = functional.log_softmax(logits, dim=1)
     else:

@@ -1,8 +1,8 @@
 """Clicks from graded lists by a user model: position-based, user browsing, cascade. All lists at once.
 
 A list of grades y (L, K), -1 where nothing is shown, becomes clicks (L, K) in {0, 1}. Attraction of a grade:
-a(y) = noise + (1 - noise) (2^y - 1) / (2^Y - 1). Examination chances are raised to `severity`: 0 is no bias, 1 the published
-curve, 2 twice as steep.
+a(y) = noise + (1 - noise) (2^y - 1) / (2^Y - 1). Examination chances are raised to `severity`: 0 is no bias, 1 the
+published curve, 2 twice as steep.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def attraction(grade: Grades, top: int, noise: float = 0.1) -> NDArray[np.float3
     if grade.max(initial=0) > top:
         raise LogError(message(f"a grade is {int(grade.max())}", expected=f"0 to {top}"))
     by_grade = noise + (1 - noise) * (np.exp2(np.arange(top + 1)) - 1) / (2.0**top - 1)
-    return np.append(by_grade, 0.0).astype(np.float32)[grade]
+    found: NDArray[np.float32] = np.append(by_grade, 0.0).astype(np.float32)[grade]
+    return found
 
 
 class ClickModel(Protocol):
@@ -67,7 +68,7 @@ class PositionBased:
         """(L, K) in {0, 1}."""
         chance = attraction(grade, self.top, self.noise)
         chance *= self.examination(grade.shape[1]).astype(np.float32)
-        return (gen.random(grade.shape, dtype=np.float32) < chance).view(np.uint8)
+        return np.asarray(gen.random(grade.shape, dtype=np.float32) < chance).view(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +84,16 @@ class UserBrowsing:
         """(L, K) in {0, 1}. Raises `ConfigError` for lists longer than the table."""
         lists, size = grade.shape
         if size > len(self.table):
-            msg = message(f"lists of {size}", expected=f"at most {len(self.table)} positions: the table's rows")
+            msg = message(
+                f"lists of {size}", expected=f"at most {len(self.table)} positions: the table's rows"
+            )
             raise ConfigError(msg)
         pull = np.ascontiguousarray(attraction(grade, self.top, self.noise).T)
         drawn = gen.random(pull.shape, dtype=np.float32)
         out = np.zeros((size, lists), np.uint8)
-        last = np.full(lists, -1, np.int64)  # position of the last click; before the first, one above the list
+        last = np.full(
+            lists, -1, np.int64
+        )  # position of the last click; before the first, one above the list
         for k in range(size):
             row = np.asarray(self.table[k], np.float32) ** np.float32(self.severity)
             hit = drawn[k] < pull[k] * row[k - 1 - last]

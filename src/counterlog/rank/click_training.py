@@ -1,7 +1,7 @@
 """What every ranker trained by steps on click lists shares: its settings, its batches, its network with optimiser.
 
-The lists of step t are drawn from `default_rng([rng, t])`, so a run that was stopped and goes on draws what an unbroken one
-would have drawn.
+The lists of step t are drawn from `default_rng([rng, t])`, so a run that was stopped and goes on draws what an
+unbroken one would have drawn.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class StepConfig(Config):
     list_size: int = param(10, "positions learnt from, from the top", at_least=2)
     on_long: str = param("refuse", "lists longer than list_size", choices=("refuse", "truncate"))
     on_clickless: str = param(
-        "keep", "lists without a click: keep, or draw again (the official simulator)", choices=("keep", "resample")
+        "keep",
+        "lists without a click: keep, or draw again (the official simulator)",
+        choices=("keep", "resample"),
     )
     clip: float = param(5.0, "largest norm of a gradient; 0 leaves gradients as they are", at_least=0)
     l2: float = param(0.0, "pull of the ranker's weights towards zero", at_least=0)
@@ -69,7 +71,11 @@ class ListSampler:
     """Batches of a log, drawn with replacement. Holds 5 bytes a position beside the items' features."""
 
     def __init__(
-        self, log: Clicks, config: StepConfig, scaling: tuple[Tensor, Tensor], dtype: torch.dtype = torch.float32
+        self,
+        log: Clicks,
+        config: StepConfig,
+        scaling: tuple[Tensor, Tensor],
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         table = log.table(config.list_size, on_long=config.on_long)
         features = (torch.from_numpy(log.features).to(dtype) - scaling[0]) / scaling[1]
@@ -126,7 +132,8 @@ class RankingNet:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         layers = [
-            nn.ELU() if isinstance(m, nn.ReLU) else m for m in mlp([inputs, *config.hidden, 1], rng=rng, dtype=dtype)
+            nn.ELU() if isinstance(m, nn.ReLU) else m
+            for m in mlp([inputs, *config.hidden, 1], rng=rng, dtype=dtype)
         ]
         self.own = module is None
         self.module = nn.Sequential(*layers) if module is None else module

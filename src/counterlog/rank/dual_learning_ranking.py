@@ -1,24 +1,25 @@
-"""My training labels are clicks on lists that an old ranker made: what is the true order, and how large is position bias?
+"""My labels are clicks on lists that an old ranker made: what is the true order, and how large is position bias?
 
 Use when    clicks on ranked lists with positions and item features are logged, and no randomised lists are at hand.
-Not when    the old ranker was good and never moved an item: relevance and position are then one thing, low positions look more
-            examined than they are, and the audit warns. With randomised lists use inverse-propensity-ranking.
+Not when    the old ranker was good and never moved an item: relevance and position are then one thing, low
+            positions look more examined than they are, and the audit warns. With randomised lists use
+            inverse-propensity-ranking.
 Data        Clicks(list, position, click, features); optionally query, doc, segment, logger, label, score
 Paper       Ai, Bi, Luo, Guo, Croft: Unbiased Learning to Rank with Unbiased Propensity Estimation, SIGIR 2018,
             arXiv 1804.05938, Algorithm 1. Dual learning algorithm (DLA).
-Equation    w_k = P_o[1] / P_o[k] = exp(g_1 - g_k),     v_k = P_r[1] / P_r[k] = exp(s_1 - s_k)                        (1)
-            L_rank = - sum_qk c_k w_k log softmax(s)_k / sum_qk c_k w_k           by the ranker f alone              (2)
-            L_exam = - sum_qk c_k v_k log softmax(g)_k / sum_qk c_k v_k           by the examination model g alone   (3)
+Equation    w_k = P_o[1] / P_o[k] = exp(g_1 - g_k),     v_k = P_r[1] / P_r[k] = exp(s_1 - s_k)                  (1)
+            L_rank = - sum_qk c_k w_k log softmax(s)_k / sum_qk c_k w_k       moves the ranker f alone         (2)
+            L_exam = - sum_qk c_k v_k log softmax(g)_k / sum_qk c_k v_k       moves the model g alone          (3)
 Shapes      s = f(x), c, w, v (B, K) | x (B, K, F) float32 | g (segments, K)
 Units       g, s: log of a chance up to a constant | w, v: none | losses: nats a weighted click
 Raises      LogError: what the log's contract refuses; a list longer than list_size; a list without position 1
             SupportError: no clicks, or too few at a position | ConvergenceError: a loss is not finite
             ConfigError: a folder of another run | MissingExtraError: torch, or LightGBM for trees
-Differs     g is a table with a step size of its own (0.5: with 0.05 it stays half way); optimisers keep their state (a later
-            released code makes them anew at every step); lists without clicks stay and count nothing; the sigmoid loss takes
-            c w as its label, so that it is unbiased. The reported curve is the minimum of (3) over the whole log, the ranker
-            held fixed, with bootstrap intervals over lists. Trees take the functional gradient of (2), g moving towards the
-            minimum of (3) after every tree.
+Differs     g is a table with a step size of its own (0.5: with 0.05 it stays half way); optimisers keep their
+            state (a later released code makes them anew at every step); lists without clicks stay and count
+            nothing; the sigmoid loss takes c w as its label, so that it is unbiased. The reported curve is the
+            minimum of (3) over the whole log, the ranker held fixed, with bootstrap intervals over lists. Trees
+            take the functional gradient of (2), g moving towards the minimum of (3) after every tree.
 Call        DualLearningRanking().fit(log); online(log, rng).update(more)
 """
 
@@ -53,7 +54,13 @@ from counterlog.rank.click_training import (
     scaling,
     write_run,
 )
-from counterlog.rank.examination_models import MODELS, ExaminationNet, ExaminationTable, inverse_ratio, log_chance
+from counterlog.rank.examination_models import (
+    MODELS,
+    ExaminationNet,
+    ExaminationTable,
+    inverse_ratio,
+    log_chance,
+)
 from counterlog.rank.ranking_report import (
     FittedRanking,
     RankingReport,
@@ -78,14 +85,18 @@ class DualLearningRankingConfig(StepConfig):
     examination_model: str = param("table", "logits by position, or the released networks", choices=MODELS)
     link: str = param("softmax", "from logits to chances in (1)", choices=("softmax", "sigmoid"))
     reference: str = param(
-        "first", "what weights are relative to: position 1, or the list's geometric mean", choices=("first", "mean")
+        "first",
+        "what weights are relative to: position 1, or the list's geometric mean",
+        choices=("first", "mean"),
     )
     segment_pull: float = param(0.01, "pull of a segment's logits towards the shared curve", at_least=0)
     trees: int = param(100, "trees, when the ranker is trees", at_least=1)
     leaves: int = param(15, "leaves of a tree", at_least=2)
     leaf_items: int = param(50, "items that a leaf must hold", at_least=1)
     tree_lr: float = param(0.1, "step size of a tree", above=0)
-    tree_rate: float = param(0.1, "share of the way that g moves to its minimum after a tree", above=0, at_most=1)
+    tree_rate: float = param(
+        0.1, "share of the way that g moves to its minimum after a tree", above=0, at_most=1
+    )
     level: float = param(0.95, "coverage of the curve's intervals", above=0, below=1)
     replicates: int = param(500, "bootstrap replicates of the curve", at_least=20)
     save_every: int = param(500, "steps between saved states, when a folder is given", at_least=1)
@@ -106,9 +117,11 @@ def relevance_weights(s: Tensor, shown: Tensor, config: DualLearningRankingConfi
 
 
 class DualLearner:
-    """Ranker and examination model with their optimisers: the state that Algorithm 1 moves, one step or one log at a time."""
+    """Ranker and examination model with their optimisers: what Algorithm 1 moves, one step or one log at a time."""
 
-    def __init__(self, log: Clicks, config: DualLearningRankingConfig, *, rng: int, module: Any = None) -> None:
+    def __init__(
+        self, log: Clicks, config: DualLearningRankingConfig, *, rng: int, module: Any = None
+    ) -> None:
         self.config, self.rng, self.steps = config, rng, 0
         dtype = torch.float32
         self.scaled = scaling(log, config.standardise, dtype)
@@ -132,7 +145,7 @@ class DualLearner:
         w = examination_weights(g if len(g) == 1 else g[batch.segment], batch.shown, self.config)
         v = relevance_weights(s, batch.shown, self.config)
         self.steps += 1
-        if not bool(batch.click.any()):
+        if not batch.click.numpy().any():
             return False
         loss = list_loss(self.config.loss, s, batch.click, w, batch.shown, whole=batch.whole)
         self.net.descend(loss)  # by f alone: w has no gradient
@@ -142,7 +155,8 @@ class DualLearner:
         return True
 
     def update(self, log: Clicks, *, passes: int = 1) -> dict[str, float]:
-        """Online mode: learn from newly logged lists, each used `passes` times in random order; metrics of the last batch.
+        """Online mode: learn from newly logged lists, each used `passes` times in random order; metrics of the
+        last batch.
 
         Features must be the same columns, segments the same levels as those of the first log.
         """
@@ -167,7 +181,9 @@ class DualLearner:
         """(S, K) examination relative to the reference, by the model as it stands."""
         g = self.examination.logits().detach().double()
         free = self.config.link, self.config.reference
-        weight = inverse_ratio(g, torch.ones_like(g, dtype=torch.bool), link=free[0], reference=free[1], most=None)
+        weight = inverse_ratio(
+            g, torch.ones_like(g, dtype=torch.bool), link=free[0], reference=free[1], most=None
+        )
         return np.asarray(1 / weight.numpy())
 
     def ranker(self) -> Ranker:
@@ -224,21 +240,21 @@ class DualLearningRanking:
         folder: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> FittedRanking:
-        """`module` is a torch module (B, K, F) -> (B, K) of your own; `validation` graded lists for the training curves.
+        """`module` is a torch module (B, K, F) -> (B, K) of your own; `validation` graded lists for the training
+        curves.
 
         With `folder` the state is saved every `save_every` steps and a later call goes on from it.
         Warns `IdentifiabilityWarning` when the audit finds that the log cannot tell position from relevance.
         """
         c = self.config
         need_reference(log, c)
-        depth = np.minimum(log.position, c.list_size) if c.on_long == "truncate" else log.position
-        kept = log.position <= c.list_size
-        need_clicks(np.bincount(depth[kept], log.click[kept], minlength=c.list_size + 1)[1:], c.min_clicks)
+        need_clicks(log.clicks_at(c.list_size), c.min_clicks)
         audit = audit_clicks(log, c.list_size, rng=rng)
         if not audit.identified:
             warnings.warn(audit.advice, IdentifiabilityWarning, stacklevel=2)
         if c.ranker == "trees":
             own = BoostedConfig(c.trees, c.leaves, c.leaf_items, c.tree_lr, c.tree_rate, c.on_long)
+            ranker: Ranker
             ranker, learnt, training = boosted_dual(
                 log, own, c.list_size, c.reference, c.max_weight, validation, rng, progress, c.log_every
             )
@@ -248,13 +264,20 @@ class DualLearningRanking:
         return finished(log, c, ranker, learnt, training, audit, rng, validation)
 
     def online(self, log: Clicks, *, rng: int = 0, module: Any = None) -> DualLearner:
-        """A learner that takes one log after another (`update`), begun but not trained: `log` fixes features, their scale
+        """A learner that takes one log after another (`update`), begun but not trained: `log` fixes features,
+        their scale
         and segments."""
         need_reference(log, self.config)
         return DualLearner(log, self.config, rng=rng, module=module)
 
     def _steps(
-        self, log: Clicks, rng: int, module: Any, validation: Judged | None, folder: Any, progress: Progress | None
+        self,
+        log: Clicks,
+        rng: int,
+        module: Any,
+        validation: Judged | None,
+        folder: Any,
+        progress: Progress | None,
     ) -> tuple[DualLearner, tuple[TrainingPoint, ...]]:
         c = self.config
         learner = DualLearner(log, c, rng=rng, module=module)
@@ -265,7 +288,9 @@ class DualLearningRanking:
             tensors, said = held
             done = int(str(said["steps"]))
             if done > c.steps:
-                raise ConfigError(message(f"{folder} has gone {done} steps", expected=f"at most steps={c.steps}"))
+                raise ConfigError(
+                    message(f"{folder} has gone {done} steps", expected=f"at most steps={c.steps}")
+                )
             # a step makes the optimiser's slots; its effect is overwritten by what was saved
             learner.step(sampler.draw(c.batch, (rng, 0)))
             learner.restore(tensors, done)

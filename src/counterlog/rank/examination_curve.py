@@ -1,9 +1,9 @@
 """The examination curve of a whole log given a ranker, with intervals over lists: what L_exam's minimum is, exactly.
 
-With the scores held fixed, L_exam depends on the log only through S[p, k], the sum of inverse-relevance-weighted clicks at
-position k over the lists that show the positions p. Its minimum is a fixed point that rises at every round:
-theta_k <- sum_p S[p, k] / sum_{p with k} N_p / Z_p,  N_p = sum_k S[p, k],  Z_p = sum_{k in p} theta_k, one round when all lists
-show the same positions. Sums by hash bucket of the lists serve every bootstrap replicate.
+With the scores held fixed, L_exam depends on the log only through S[p, k], the sum of inverse-relevance-weighted
+clicks at position k over the lists that show the positions p. Its minimum is a fixed point that rises at every round:
+theta_k <- sum_p S[p, k] / sum_{p with k} N_p / Z_p,  N_p = sum_k S[p, k],  Z_p = sum_{k in p} theta_k, one round
+when all lists show the same positions. Sums by hash bucket of the lists serve every bootstrap replicate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ TOLERANCE = 1e-12
 def inverse_relevance(score: Floats, shown: Bits, reference: str, most: float | None) -> Floats:
     """(L, K) v: exp(score of the reference minus score), the reference being position 1 or the list's mean."""
     held = np.where(shown, score, 0.0)
-    at = held[:, :1] if reference == "first" else held.sum(axis=1, keepdims=True) / shown.sum(axis=1, keepdims=True)
+    at = (
+        held[:, :1]
+        if reference == "first"
+        else held.sum(axis=1, keepdims=True) / shown.sum(axis=1, keepdims=True)
+    )
     with np.errstate(over="ignore"):
         weight = np.exp(np.minimum(at - held, 600.0))
     return np.where(shown, weight if most is None else np.minimum(weight, most), 0.0)
@@ -66,7 +70,7 @@ class Curve:
 
 
 class ExaminationSums:
-    """S by segment, shown positions and hash bucket of the lists, added up over parts of a log: memory does not grow."""
+    """S by segment, shown positions and hash bucket of the lists, added up over parts of a log in fixed memory."""
 
     def __init__(self, segments: int, size: int, *, rng: int = 0) -> None:
         self.segments, self.size, self.rng, self.lists = segments, size, rng, 0
@@ -142,7 +146,9 @@ def _shrunk(found: list[tuple[int, Floats, Floats, int]]) -> list[tuple[int, Flo
     """
     whole, own = found[0][1], found[1:]
     gap = np.stack([logs[0] - whole[0] for _, logs, _, _ in own])
-    noise = np.stack([np.nanvar(np.where(np.isfinite(r := logs[1:]), r, np.nan), axis=0) for _, logs, _, _ in own])
+    noise = np.stack(
+        [np.nanvar(np.where(np.isfinite(r := logs[1:]), r, np.nan), axis=0) for _, logs, _, _ in own]
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         between = np.maximum(np.nanmean(np.where(np.isfinite(gap), gap, np.nan) ** 2 - noise, axis=0), 0.0)
         keep = np.where(between + noise > 0, between / (between + noise), 1.0)

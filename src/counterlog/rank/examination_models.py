@@ -27,7 +27,9 @@ class ExaminationTable:
     Kept in NumPy: on tables this small a torch call costs more than its arithmetic.
     """
 
-    def __init__(self, segments: int, size: int, *, lr: float, clip: float, pull: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, segments: int, size: int, *, lr: float, clip: float, pull: float, dtype: torch.dtype
+    ) -> None:
         self.lr, self.clip, self.pull = lr, clip, pull
         rows = 1 if segments == 1 else segments + 1  # row 0 is shared
         kind = np.float64 if dtype == torch.float64 else np.float32
@@ -50,10 +52,14 @@ class ExaminationTable:
             gradient = rows.sum(dim=0, keepdim=True).numpy()
         else:
             rows = softmax_gradient(self.logits()[segment], weighted_click, shown)
-            own = torch.zeros(len(self.weight) - 1, rows.shape[1], dtype=rows.dtype).index_add_(0, segment, rows)
+            own = torch.zeros(len(self.weight) - 1, rows.shape[1], dtype=rows.dtype).index_add_(
+                0, segment, rows
+            )
             whole_gradient = own.sum(dim=0, keepdim=True).numpy()
             gradient = np.concatenate([whole_gradient, own.numpy() + self.pull * self.weight[1:]])
-        if self.clip and (size := math.sqrt(float((gradient * gradient).sum()))) > self.clip:
+        # one segment's gradient is a difference of two distributions: its norm is at most sqrt(2)
+        bound = math.sqrt(2.0) * len(self.weight) if self.pull == 0 or len(self.weight) == 1 else math.inf
+        if 0 < self.clip < bound and (size := math.sqrt(float((gradient * gradient).sum()))) > self.clip:
             gradient *= self.clip / size
         self.square += gradient * gradient
         self.weight -= self.lr * gradient / (np.sqrt(self.square) + ADAGRAD_EPSILON)
@@ -142,9 +148,7 @@ def log_chance(logits: Tensor, shown: Tensor, link: str) -> Tensor:
     return functional.logsigmoid(logits - _mean(logits, shown))
 
 
-def inverse_ratio(
-    logits: Tensor, shown: Tensor, *, link: str, reference: str, most: float | None
-) -> Tensor:
+def inverse_ratio(logits: Tensor, shown: Tensor, *, link: str, reference: str, most: float | None) -> Tensor:
     """P[reference] / P[k], the weight of position k; the reference is position 1 or the geometric mean.
 
     Only differences of logits enter, so a constant added to all of them changes nothing. Clipped at `most`.

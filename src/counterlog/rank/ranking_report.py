@@ -1,4 +1,4 @@
-"""What a fit on clicks gives back: the ranker, the examination curve with intervals, training curves, quality, audit."""
+"""What a fit on clicks gives back: ranker, examination curve with intervals, training curves, quality, audit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ PART = 200_000  # lists whose scores are held at a time
 
 @dataclass(frozen=True, kw_only=True)
 class PropensityPoint:
-    """Examination of a position relative to the reference. `learnt` is the trained model's; `value` with its interval is
+    """Examination of a position relative to the reference. `learnt` is the trained model's; `value` with its
+    interval is
     the minimum of the examination loss over the whole log, the ranker held fixed."""
 
     segment: str
@@ -40,8 +41,10 @@ class PropensityPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPoint:
-    """A point of the training curves. `effective_share`: effective sample size of the clicks' weights over their number.
-    `click_log_likelihood`: nats a click, of where in its list it falls. `quality`: nDCG@10 on judged lists, if given."""
+    """A point of the training curves. `effective_share`: effective sample size of the clicks' weights over their
+    number.
+    `click_log_likelihood`: nats a click, of where in its list it falls. `quality`: nDCG@10 on judged lists, if
+    given."""
 
     step: int
     rank_loss: float
@@ -187,19 +190,21 @@ def points(found: Sequence[Curve], log: Clicks, learnt: Floats) -> tuple[Propens
     out = []
     for c in found:
         name = "all" if c.segment < 0 else log.segments[c.segment]
-        own = learnt[max(c.segment, 0)] if c.segment >= 0 or len(learnt) == 1 else np.full(len(c.value), np.nan)
-        for k in range(len(c.value)):
-            out.append(
-                PropensityPoint(
-                    segment=name,
-                    position=k + 1,
-                    learnt=float(own[k]),
-                    value=float(c.value[k]),
-                    lo=float(c.lo[k]),
-                    hi=float(c.hi[k]),
-                    clicks=int(c.clicks[k]),
-                )
+        own = (
+            learnt[max(c.segment, 0)] if c.segment >= 0 or len(learnt) == 1 else np.full(len(c.value), np.nan)
+        )
+        out += [
+            PropensityPoint(
+                segment=name,
+                position=k + 1,
+                learnt=float(own[k]),
+                value=float(c.value[k]),
+                lo=float(c.lo[k]),
+                hi=float(c.hi[k]),
+                clicks=int(c.clicks[k]),
             )
+            for k in range(len(c.value))
+        ]
     return tuple(out)
 
 

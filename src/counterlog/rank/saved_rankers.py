@@ -28,7 +28,10 @@ LARGEST_FILE = 2**30
 class Ranker(Protocol):
     """Scores items; higher stands earlier."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
 
     def score(self, X: Any) -> Floats:
         """(n, F) -> (n,), no unit."""
@@ -149,12 +152,15 @@ def load_ranker(path: str | os.PathLike[str]) -> Ranker:
     """Read what `save` wrote. Raises `CounterlogError` for any other file."""
     try:
         if Path(path).stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it has more than {LARGEST_FILE:,} bytes")
+            msg = f"it has more than {LARGEST_FILE:,} bytes"
+            raise ValueError(msg)
         with open(path, "rb") as stream:
             head = stream.read(5)
         return _trees(path) if head == b"tree\n" else _layers(path)
     except (OSError, LookupError, TypeError, ValueError, AttributeError) as cause:
-        msg = message(f"{os.fspath(path)!r} is not a saved ranker ({cause})", hint="give a file that save() wrote")
+        msg = message(
+            f"{os.fspath(path)!r} is not a saved ranker ({cause})", hint="give a file that save() wrote"
+        )
         raise CounterlogError(msg) from cause
 
 
@@ -179,8 +185,10 @@ def _layers(path: str | os.PathLike[str]) -> LayeredRanker:
     width = len(held["shift"])
     for weight, bias in layers:
         if weight.shape != (width, len(bias)):
-            raise ValueError(f"a layer has shape {weight.shape} where {width} numbers come in")
+            msg = f"a layer has shape {weight.shape} where {width} numbers come in"
+            raise ValueError(msg)
         width = len(bias)
     if not layers or width != 1 or not all(math.isfinite(float(v.sum())) for v in held.values()):
-        raise ValueError("its layers do not end in one finite score")
+        msg = "its layers do not end in one finite score"
+        raise ValueError(msg)
     return LayeredRanker(layers, held["shift"], held["spread"], tuple(said["columns"]), str(said["name"]))

@@ -156,7 +156,9 @@ def from_frame(frame: pl.DataFrame, roles: dict[str, str], features: list[str], 
         if (holes := frame[roles[role]].is_null()).any():
             at = first_rows(holes.arg_true().to_list())
             raise LogError(message(f"column {roles[role]!r} is empty in {at}", hint="fill or drop them"))
-    position = _whole(frame, roles["position"])
+    position, click = _whole(frame, roles["position"]), _binary(frame, roles["click"])
+    _from_one(position, roles["position"])
+    matrix, wide = _matrix(frame, features)
     names = frame[roles["list"]]
     first = names.is_first_distinct()
     code = names.rank("dense").to_numpy().astype(np.int64)
@@ -171,7 +173,7 @@ def from_frame(frame: pl.DataFrame, roles: dict[str, str], features: list[str], 
         owner_kept = owner[order]
     if not len(order):
         raise LogError(message("the log holds no list of two items", expected="lists of two items or more"))
-    frame, position = frame[order], position[order]
+    frame, position, matrix = frame[order], position[order], matrix[order]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owner_kept))]).astype(np.int64)
     head = frame[offsets[:-1]]
     columns: dict[str, Any] = {r: _number(frame, roles[r]) for r in ("label", "score") if r in roles}
@@ -181,13 +183,13 @@ def from_frame(frame: pl.DataFrame, roles: dict[str, str], features: list[str], 
         if r in roles:
             columns[r] = _codes(head[roles[r]])
     levels = tuple(map(str, head[roles["segment"]].unique().sort())) if "segment" in roles else ("all",)
-    matrix, doc, wide = _items(frame, features, roles.get("doc"))
+    items, doc = _items(frame, matrix, roles.get("doc"))
     return Clicks(
         offsets=offsets,
-        features=matrix,
+        features=items,
         doc=doc,
         position=position,
-        click=_binary(frame, roles["click"]),
+        click=click[order],
         query=_codes(head[roles["query"]]) if "query" in roles else np.arange(len(offsets) - 1),
         segments=levels,
         columns=wide,
@@ -228,11 +230,21 @@ def _binary(frame: pl.DataFrame, name: str) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _items(
-    frame: pl.DataFrame, names: list[str], doc: str | None
-) -> tuple[NDArray[np.float32], Codes, tuple[str, ...]]:
-    """Features of the distinct items (D, F), the item of every row, the features' names."""
-    parts, wide = [], []
+def _from_one(position: Codes, name: str) -> None:
+    """Raise `LogError` for a position below 1."""
+    if (low := position < 1).any():
+        msg = message(
+            f"column {name!r} is {int(position[low][0])} in {first_rows(np.flatnonzero(low))}",
+            expected="1 for the top of the list",
+            hint="add 1 to positions that start at 0",
+        )
+        raise LogError(msg)
+
+
+def _matrix(frame: pl.DataFrame, names: list[str]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Features of every row (N, F), and their names."""
+    parts: list[NDArray[np.float32]] = []
+    wide: list[str] = []
     for name in names:
         column = frame[name]
         if isinstance(column.dtype, (pl.List, pl.Array)):
@@ -249,6 +261,13 @@ def _items(
         wide += [name] if block.shape[1] == 1 else [f"{name}[{j}]" for j in range(block.shape[1])]
     matrix = np.ascontiguousarray(np.concatenate(parts, axis=1))
     _finite(matrix, wide)
+    return matrix, tuple(wide)
+
+
+def _items(
+    frame: pl.DataFrame, matrix: NDArray[np.float32], doc: str | None
+) -> tuple[NDArray[np.float32], Codes]:
+    """Features of the distinct items (D, F), and the item of every row."""
     if doc is not None:
         keys = _codes(frame[doc])
         _, first, code = np.unique(keys, return_index=True, return_inverse=True)
@@ -264,7 +283,7 @@ def _items(
             np.dtype((np.void, matrix.itemsize * matrix.shape[1]))
         )
         _, first, code = np.unique(keys.ravel(), return_index=True, return_inverse=True)
-    return matrix[first], code.astype(np.int64), tuple(wide)
+    return matrix[first], code.astype(np.int64)
 
 
 def _finite(matrix: NDArray[np.float32], names: Sequence[str]) -> None:
@@ -303,13 +322,7 @@ def check_lists(log: Clicks) -> None:
             hint='drop them, or read with on_single="drop"',
         )
         raise LogError(msg)
-    if (low := log.position < 1).any():
-        msg = message(
-            f"column 'position' is {int(log.position[low][0])} in {first_rows(np.flatnonzero(low))}",
-            expected="1 for the top of the list",
-            hint="add 1 to positions that start at 0",
-        )
-        raise LogError(msg)
+    _from_one(log.position, "position")
     key = owners(log.offsets) * (int(log.position.max()) + 1) + log.position
     order = np.argsort(key, kind="stable")
     if (twice := np.flatnonzero(np.diff(key[order]) == 0)).size:

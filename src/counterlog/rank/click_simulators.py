@@ -112,5 +112,6 @@ class Cascade:
     def clicks(self, grade: Grades, gen: np.random.Generator) -> Bits:
         """(L, K) in {0, 1}, at most one 1 a list."""
         wish = gen.random(grade.shape, dtype=np.float32) < attraction(grade, self.top, self.noise)
-        first = wish & (np.cumsum(wish, axis=1, dtype=np.int32) == 1)
-        return first.view(np.uint8)
+        first: NDArray[np.bool_] = wish & (np.cumsum(wish, axis=1, dtype=np.int32) == 1)
+        found: Bits = first.view(np.uint8)
+        return found

@@ -147,7 +147,7 @@ class InversePropensityRanking:
         found = np.asarray(propensity, np.float64)
         if found.shape != (c.list_size,) or not (np.isfinite(found) & (found > 0)).all():
             msg = message(
-                f"the curve has shape {found.shape}, smallest value {found.min(initial=np.nan):g}",
+                f"the curve has shape {found.shape}, smallest value {np.append(found, np.inf).min():g}",
                 expected=f"list_size={c.list_size} numbers above 0",
             )
             raise LogError(msg)

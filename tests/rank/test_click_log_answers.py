@@ -87,7 +87,9 @@ def test_information_by_hand() -> None:
 
 
 def test_skill_of_the_old_ranker_is_seen() -> None:
-    found = [audit_clicks(simulated_queries(0, queries=300, test=2, skill=s).log(20_000), 10) for s in (0.0, 1.0)]
+    found = [
+        audit_clicks(simulated_queries(0, queries=300, test=2, skill=s).log(20_000), 10) for s in (0.0, 1.0)
+    ]
     assert found[0].agreement < 0.3 < 0.7 < found[1].agreement
     assert (found[0].identified, found[1].identified) == (True, False)
     shuffled = audit_clicks(simulated_queries(0, queries=300, test=2, skill=1).log(20_000, shuffled=True), 10)
@@ -104,9 +106,16 @@ def test_the_audit_saves_and_loads(tmp_path: Path) -> None:
 
 
 def test_value_by_hand() -> None:
-    columns = {"v": np.arange(400) // 2, "p": [1, 2] * 200, "c": [1, 0, 0, 1] * 100, "x": [1.0, 2, 3, 4] * 100}
+    columns = {
+        "v": np.arange(400) // 2,
+        "p": [1, 2] * 200,
+        "c": [1, 0, 0, 1] * 100,
+        "x": [1.0, 2, 3, 4] * 100,
+    }
     log = Clicks.read(columns, list="v", position="p", click="c", features=["x"])
-    up = LayeredRanker(((np.ones((1, 1)), np.zeros(1)),), np.zeros(1), np.ones(1))  # puts the second item first
+    up = LayeredRanker(
+        ((np.ones((1, 1)), np.zeros(1)),), np.zeros(1), np.ones(1)
+    )  # puts the second item first
     theta = [0.8, 0.4]
     assert ranker_value(log, up, theta).value == pytest.approx((0.5 + 2) / 2)
     assert ranker_value(log, None, theta).value == pytest.approx(1)  # the clicks that were seen

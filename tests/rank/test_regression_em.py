@@ -37,11 +37,15 @@ def lists_of(frame: Any) -> Clicks:
 
 
 def contract_example(frame: Any) -> RankingReport:
-    return RegressionEM(RegressionEMConfig(steps=30, batch=32, list_size=3)).fit(lists_of(frame), rng=3).report
+    return (
+        RegressionEM(RegressionEMConfig(steps=30, batch=32, list_size=3)).fit(lists_of(frame), rng=3).report
+    )
 
 
 def test_hidden_causes_by_hand() -> None:
-    examined, relevant = hidden_causes(torch.tensor([0.5, 0.5]), torch.tensor([0.4, 0.4]), torch.tensor([0.0, 1.0]))
+    examined, relevant = hidden_causes(
+        torch.tensor([0.5, 0.5]), torch.tensor([0.4, 0.4]), torch.tensor([0.0, 1.0])
+    )
     assert examined.tolist() == pytest.approx([0.5 * 0.6 / 0.8, 1])
     assert relevant.tolist() == pytest.approx([0.5 * 0.4 / 0.8, 1])
     shown = torch.tensor([[True, False], [True, False]])

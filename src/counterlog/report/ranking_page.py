@@ -1,4 +1,4 @@
-"""The page of a fit on clicks: the examination curve with intervals, quality where labels exist, audit, training curves."""
+"""The page of a fit on clicks: examination by position, quality where labels exist, audit, training curves."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 How much position decides
 =========================
 
-Readers look at the tenth position a twelfth as often as at the first. Dual learning finds that, and the true order, from the
+Readers look at the tenth position less than a tenth as often as at the first. Dual learning finds that, and the true order, from the
 clicks of one weak ranker's lists; taking clicks as labels learns the old ranker's order instead.
 """
 

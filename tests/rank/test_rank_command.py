@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from counterlog.cli import app  # noqa: E402
-from counterlog.datasets.click_logs import simulated_queries  # noqa: E402
-from counterlog.rank.ranking_report import RankingReport  # noqa: E402
-from counterlog.rank.saved_rankers import load_ranker  # noqa: E402
+from counterlog.cli import app
+from counterlog.datasets.click_logs import simulated_queries
+from counterlog.rank.ranking_report import RankingReport
+from counterlog.rank.saved_rankers import load_ranker
 
 pytestmark = pytest.mark.torch
 SHORT = ["--set", "steps=20", "--set", "replicates=20", "--quiet"]

@@ -22,6 +22,8 @@ Bits = NDArray[np.bool_]
 BUCKETS = 512
 ROUNDS = 500
 TOLERANCE = 1e-12
+SMALLEST = 1e-300  # examination of a position without a click
+EMPTY = -300.0  # logarithms below are of such positions
 
 
 def inverse_relevance(score: Floats, shown: Bits, reference: str, most: float | None) -> Floats:
@@ -112,9 +114,8 @@ class ExaminationSums:
                 table[:, patterns.index(p)] += part
             flat = table.reshape(BUCKETS, -1)
             sums = np.concatenate([flat.sum(axis=0)[None], counts @ flat]).reshape(-1, *held.shape)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                logs = np.log(fixed_point(sums, held))
-                logs -= logs[:, :1] if reference == "first" else logs.mean(axis=1, keepdims=True)
+            logs = np.log(np.maximum(fixed_point(sums, held), SMALLEST))
+            logs -= logs[:, :1] if reference == "first" else logs.mean(axis=1, keepdims=True)
             chosen = slice(None) if s < 0 else slice(s, s + 1)
             found.append((s, logs, self.clicks[chosen].sum(axis=0), int(self.seen[chosen].sum())))
         if self.segments > 1:
@@ -122,9 +123,8 @@ class ExaminationSums:
         tail = 100 * (1 - level) / 2
         out = []
         for s, logs, clicks, lists in found:
-            kept = np.where(np.isfinite(logs[1:]), logs[1:], np.nan)
-            lo, hi = np.nanpercentile(kept, [tail, 100 - tail], axis=0)
-            se = np.nanstd(kept, axis=0, ddof=1)
+            lo, hi = np.percentile(logs[1:], [tail, 100 - tail], axis=0)
+            se = logs[1:].std(axis=0, ddof=1)
             out.append(Curve(s, np.exp(logs[0]), np.exp(lo), np.exp(hi), se, clicks, lists))
         return out
 
@@ -145,15 +145,10 @@ def _shrunk(found: list[tuple[int, Floats, Floats, int]]) -> list[tuple[int, Flo
     At every position the spread between segments, less what sampling explains, is the prior variance.
     """
     whole, own = found[0][1], found[1:]
-    gap = np.stack([logs[0] - whole[0] for _, logs, _, _ in own])
-    noise = np.stack(
-        [np.nanvar(np.where(np.isfinite(r := logs[1:]), r, np.nan), axis=0) for _, logs, _, _ in own]
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        between = np.maximum(np.nanmean(np.where(np.isfinite(gap), gap, np.nan) ** 2 - noise, axis=0), 0.0)
-        keep = np.where(between + noise > 0, between / (between + noise), 1.0)
-    out = []
-    for (s, logs, clicks, lists), k in zip(own, keep, strict=True):
-        pulled = np.where(np.isfinite(logs), whole + k * (logs - whole), whole)
-        out.append((s, pulled, clicks, lists))
-    return out
+    known = np.stack([(logs > EMPTY).all(axis=0) for _, logs, _, _ in own])
+    gap = np.where(known, np.stack([logs[0] - whole[0] for _, logs, _, _ in own]), 0.0)
+    noise = np.where(known, np.stack([logs[1:].var(axis=0) for _, logs, _, _ in own]), 0.0)
+    between = np.maximum((gap**2 - noise).sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.0)
+    total = between + noise
+    keep = np.where(known & (total > 0), between / np.where(total > 0, total, 1.0), 0.0)
+    return [(s, whole + k * (logs - whole), *rest) for (s, logs, *rest), k in zip(own, keep, strict=True)]

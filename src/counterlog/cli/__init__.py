@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from counterlog.cli import attribution, catalogue, decisions, effects, networks
+from counterlog.cli import attribution, catalogue, clicks, decisions, effects, networks
 from counterlog.core.errors import CounterlogError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ COMMANDS = (
     attribution.certify,
     effects.effect,
     networks.spread,
+    clicks.rank,
     catalogue.systems,
     catalogue.show,
     catalogue.study,

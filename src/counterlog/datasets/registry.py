@@ -54,6 +54,10 @@ _URL_GSM8K = (
     "https://raw.githubusercontent.com/openai/grade-school-math/"
     "3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data"
 )
+_URL_LIGHTGBM = (
+    "https://raw.githubusercontent.com/microsoft/LightGBM/"
+    "bae0b7ba953341a32b2a9c5c5c437a1b976f576f/examples/lambdarank"
+)
 
 _SNAP = "public research graph distributed by SNAP (Stanford) without a stated licence; cite the collection"
 _NETWORKS = (
@@ -238,6 +242,21 @@ DATASETS: dict[str, Dataset] = {
             sources=tuple(
                 Source(file, checksum, f"{_CIM}/{file.removesuffix('.gz')}")
                 for file, checksum in _CIM_SUMS.items()
+            ),
+        ),
+        Dataset(
+            name="lightgbm-rank",
+            about="graded lists: 201 queries to train, 50 to test, 3,773 items with 300 sparse features, grades 0 to 4",
+            licence="MIT (c) Microsoft Corporation",
+            origin="github.com/microsoft/LightGBM, examples/lambdarank",
+            sources=tuple(
+                Source(file, checksum, f"{_URL_LIGHTGBM}/{file}")
+                for file, checksum in (
+                    ("rank.train", "a0c7201c89120879c14a5059e091f441cbf2a29b8aaef363885ccb1a530448df"),
+                    ("rank.train.query", "40cb5fef637229311cd30fab13cb7fb633b023e86a87ff04ec55db420143d6af"),
+                    ("rank.test", "3b1219ce117a0a36d2f76c02de7e7831c1d79af0d40f5195c03178bbe26c824b"),
+                    ("rank.test.query", "36dca82ba3bf99201bac3987b00a8fbf6fe5f563e9fa6d0da90e783710a32df4"),
+                )
             ),
         ),
     )

@@ -1,8 +1,8 @@
 """Fit Kronecker factors to a network: two passes over the rows, one where the traces fit in memory.
 
 Pass one adds up covariances, the eigenbases are taken once, pass two adds up squared gradients in them. With the true
-Fisher matrix labels are drawn from the model, by a generator that depends on the seed, the pass and the first row of
-the batch alone: sharing the rows out differently draws the same labels.
+Fisher matrix labels are drawn from the model, by a generator that depends on the seed and the first row of the
+batch alone: both passes, and any way to share the rows out, draw the same labels.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class FactorPass:
             for draw in range(self.draws_used):
                 yield part, draw
 
-    def traces(self, part: slice, number: int, draw: int = 0) -> Traces:
+    def traces(self, part: slice, draw: int = 0) -> Traces:
         """Traces of one batch, with the labels of the chosen Fisher matrix."""
         device = next(self.model.parameters()).device
         x, y = self.x[part].to(device), self.y[part].to(device)
         mask = self.task.token_mask(x, y)
         if self.fisher == "true":
-            seed = np.random.SeedSequence([self.rng, number, part.start, draw]).generate_state(1, np.uint64)
+            seed = np.random.SeedSequence([self.rng, part.start, draw]).generate_state(1, np.uint64)
             gen = torch.Generator().manual_seed(int(seed[0]) >> 1)
             with frozen_layers(self.model):
                 drawn = self.task.drawn(self.model, x, y, gen)
@@ -113,7 +113,7 @@ class Covariance:
         """Sums over rows start to stop."""
         total: Sums = {}
         for part, draw in self.rows.every(start, stop):
-            traces = self.rows.traces(part, 1, draw)
+            traces = self.rows.traces(part, draw)
             if self.kept is not None:
                 self.kept.add(traces)
             total = added(total, covariance_sums(traces))
@@ -133,7 +133,7 @@ class Squares:
         total: Sums = {}
         for part, draw in self.rows.every(start, stop):
             held = self.kept.next() if self.kept is not None else None
-            traces = self.rows.traces(part, 2, draw) if held is None else held
+            traces = self.rows.traces(part, draw) if held is None else held
             total = added(total, square_sums(traces, self.bases))
         return total
 

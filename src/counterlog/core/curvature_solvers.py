@@ -80,7 +80,7 @@ def lanczos(
             break
         basis.append(w / length)
     square = table[:used, :used]
-    values, vectors = torch.linalg.eigh((square + square.T) / 2)
+    values, vectors = torch.linalg.eigh(square.triu() + square.triu(1).T)
     best = values.abs().argsort(descending=True)[:keep]
     ritz = vectors[:, best].T.to(like) @ torch.stack(basis[:used])
     return values[best].to(like), ritz

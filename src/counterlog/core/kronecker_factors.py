@@ -80,7 +80,7 @@ def covariances(sums: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 def eigenbasis(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (ascending, none below zero) and eigenvectors in float64, of the symmetric part."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T).double() / 2)
-    return values.clamp_min(0), vectors
+    return values.clamp_min(0), vectors.contiguous()
 
 
 def square_sums(

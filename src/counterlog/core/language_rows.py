@@ -174,3 +174,17 @@ def default_layers(model: nn.Module) -> tuple[str, ...]:
 def token_texts(tokenizer: Any, tokens: Sequence[int]) -> tuple[str, ...]:
     """Each token as text."""
     return tuple(tokenizer.decode([int(t)]) for t in np.asarray(tokens).tolist())
+
+
+class ByteTokenizer:
+    """A token a byte of UTF-8, 256 in all: for small models trained from nothing."""
+
+    pad_token_id, eos_token_id, vocab_size = 0, 0, 256
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Bytes of the text."""
+        return list(text.encode())
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of the bytes; half a character becomes a mark."""
+        return bytes(tokens).decode(errors="replace")

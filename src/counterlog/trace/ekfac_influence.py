@@ -44,7 +44,7 @@ from counterlog.core.kronecker_factors import STRATEGIES, LayerFactors
 from counterlog.core.layer_rows import OuterRows
 from counterlog.core.query_products import DenseQueries, Queries, low_rank
 from counterlog.core.row_tasks import Task
-from counterlog.core.torch_models import RowLoss
+from counterlog.core.torch_models import RowLoss, as_rows
 from counterlog.trace.network_scores import Floats, LayerConfig, NetworkInfluence, Pieces, Rows
 
 ENERGY = 0.9
@@ -193,7 +193,7 @@ class EKFACInfluence(NetworkInfluence):
         self, x: Tensor, y: Tensor, rows: RowLoss | None = None
     ) -> Iterator[tuple[slice, dict[str, Queries]]]:
         """Preconditioned gradients of some queries at a time, so many that they fit in half the memory."""
-        rank, rows = self.config.query_rank, rows or self.task.measured
+        rank, rows, factors = self.config.query_rank, rows or self.task.measured, self.factors
         each = sum(
             4 * (rank * (m.outputs + m.inputs) if 0 < rank < min(m.outputs, m.inputs) else m.weights)
             for m in self.layers
@@ -205,7 +205,7 @@ class EKFACInfluence(NetworkInfluence):
             energies = []
             for few in batches(part.start, part.stop, step):
                 for name, traced in self._trace(rows, x[few], y[few]).items():
-                    v = self.factors[name].solve(traced.gradients())
+                    v = factors[name].solve(traced.gradients())
                     if 0 < rank < min(v.shape[1:]):
                         kept, energy = low_rank(v, rank, self.rng)
                         energies.append(float(energy.min()))
@@ -246,6 +246,12 @@ class EKFACInfluence(NetworkInfluence):
         other.__dict__.update(self.__dict__)
         chosen = torch.from_numpy(rows).to(self.x.device)
         other.x, other.y = self.x[chosen], self.y[chosen]
+        return other
+
+    def others(self, x: Any, y: Any) -> EKFACInfluence:
+        """The same factors, scoring these rows: what would they do, had they been in the training?"""
+        other = self.over(np.zeros(1, dtype=np.int64))
+        other.x, other.y = as_rows(x, y, self.model)
         return other
 
     def _layer_shares(self, x: Tensor, y: Tensor, rows: NDArray[np.int64]) -> list[tuple[float, ...]]:

@@ -74,7 +74,13 @@ class LoGra(NetworkInfluence):
         c, out = self.config, []
         for size, k, word in ((layer.outputs, c.k_out, "out"), (layer.inputs, c.k_in, "in")):
             start = random_matrix(
-                size, min(k, size), "normal", self.rng, layer.name, word, like=like.detach().float()
+                size,
+                min(k, size),
+                "normal",
+                self.rng,
+                layer.name,
+                word,
+                like=torch.zeros((), dtype=torch.float64),
             )
             out.append(torch.linalg.qr(start)[0].to(like))
         return out[0], out[1]

@@ -268,7 +268,7 @@ def test_topk_is_the_end_of_the_ranking() -> None:
     x, y, xq, yq = classes()
     way = EKFACInfluence(mlp((4, 6, 3), rng=0), x.float(), y, config=EKFACInfluenceConfig(batch=9), rng=1)
     dense = way.explain(xq.float(), yq)
-    (up, gains), (down, harms) = way.topk(xq.float(), yq, 5)
+    (up, gains), (_, harms) = way.topk(xq.float(), yq, 5)
     assert np.array_equal(up, np.argsort(-dense, axis=0)[:5].T)
     assert gains[2] == pytest.approx(dense[up[2], 2])
     assert harms[0] == pytest.approx(np.sort(dense[:, 0])[:5])
@@ -352,15 +352,15 @@ def test_a_killed_fit_resumes_to_the_same_scores(tmp_path: Path) -> None:
     x, y, xq, yq = classes(50, dtype=torch.float32)
     model, config = mlp((4, 6, 3), rng=0), EKFACInfluenceConfig(batch=5)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(stage: str, done: int, _: int) -> None:
         if stage == "squares" and done == 2:
-            raise Killed
+            raise KilledError
 
     make: Any = lambda **kw: EKFACInfluence(model, x, y, config=config, rng=4, **kw)  # noqa: E731
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         make(folder=tmp_path / "a", progress=kill).explain(xq, yq)
     assert list((tmp_path / "a").glob("squares-*"))
     resumed = make(folder=tmp_path / "a").explain(xq, yq)

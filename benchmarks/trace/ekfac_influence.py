@@ -4,7 +4,7 @@ Run: OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PEER_PYTHON=... python benchmarks/
      (writes benchmarks/results/ekfac-influence.json)
 PEER_PYTHON names a Python with torch, transformers, kronfluence 1.0.1 and dattri 0.3: both sides run there or here as
 processes of their own, in turns (ours, peer, ours, peer), on the same weights and rows. Times are processor seconds of
-factors and scores together, medians; empirical Fisher, damping 1e-3, so that scores can be compared.
+factors and scores together, medians of TURNS; empirical Fisher, damping 1e-3, so that scores can be compared.
 """
 
 import json
@@ -28,7 +28,7 @@ from counterlog.core.torch_models import mlp
 from counterlog.core.torch_training import TrainConfig, train
 from counterlog.trace.ekfac_influence import EKFACInfluence, EKFACInfluenceConfig
 
-TURNS = 2
+TURNS = {"digits": 3, "gpt": 1}
 PEER = r"""
 import sys, time, json, tempfile, logging
 import numpy as np, torch
@@ -164,7 +164,7 @@ def side_by_side(kind, case, peers, batch):
             **extra,
             **dict(zip(("x", "y", "xq", "yq"), (r.numpy() for r in rows), strict=True)),
         )
-        for _ in range(TURNS):
+        for _ in range(TURNS[kind]):
             spent, found = ours(kind, model, rows)
             out["ours_s"].append(spent)
             for name in peers:

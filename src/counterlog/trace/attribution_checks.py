@@ -190,4 +190,4 @@ def pbrf_changes(
         )[0]
         for r in rows
     ]
-    return np.stack(found) - before
+    return np.asarray(np.stack(found) - before)

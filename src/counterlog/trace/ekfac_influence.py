@@ -44,6 +44,7 @@ from counterlog.core.kronecker_factors import STRATEGIES, LayerFactors
 from counterlog.core.layer_rows import OuterRows
 from counterlog.core.query_products import DenseQueries, Queries, low_rank
 from counterlog.core.row_tasks import Task
+from counterlog.core.score_plan import ScorePlan, plan_scores
 from counterlog.core.torch_models import RowLoss, as_rows
 from counterlog.trace.network_scores import Floats, LayerConfig, NetworkInfluence, Pieces, Rows
 
@@ -127,6 +128,19 @@ class EKFACInfluence(NetworkInfluence):
             other._factors = None
         return other
 
+    def plan(self, queries: int, tokens: int = 1) -> ScorePlan:
+        """What scoring so many queries takes: products by layer, queries held at a time, passes, memory, flops."""
+        c = self.config
+        return plan_scores(
+            self.layers,
+            queries=queries,
+            rows=self.n,
+            tokens=tokens,
+            batch=c.batch,
+            rank=c.query_rank,
+            memory=self._bytes,
+        )
+
     # ------------------------------------------------------------------------------------------------ scores
 
     def by_layer(self, x_query: Any, y_query: Any) -> dict[str, Floats]:
@@ -194,11 +208,7 @@ class EKFACInfluence(NetworkInfluence):
     ) -> Iterator[tuple[slice, dict[str, Queries]]]:
         """Preconditioned gradients of some queries at a time, so many that they fit in half the memory."""
         rank, rows, factors = self.config.query_rank, rows or self.task.measured, self.factors
-        each = sum(
-            4 * (rank * (m.outputs + m.inputs) if 0 < rank < min(m.outputs, m.inputs) else m.weights)
-            for m in self.layers
-        )
-        width = int(min(len(x), max(1, self._bytes / 2 // each)))
+        width = self.plan(len(x)).queries_at_a_time
         step = int(min(width, max(1, self._bytes / 4 // (4 * sum(m.weights for m in self.layers)))))
         for part in batches(0, len(x), width):
             found: dict[str, list[Queries]] = {m.name: [] for m in self.layers}

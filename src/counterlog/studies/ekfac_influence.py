@@ -36,8 +36,7 @@ from counterlog.trace.trak import TRAK, TRAKConfig
 
 SLUG = "ekfac-influence"
 Floats = NDArray[np.float64]
-RECIPE = TrainConfig(epochs=30, batch=64, lr=2e-3)
-STAGES = (6, 12, 18, 24)  # epochs at which TracInCP looks, beside the last
+STAGES = (0.2, 0.4, 0.6, 0.8)  # shares of the training at which TracInCP looks, beside the end
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,12 @@ class Bench:
     make: Callable[[], Labelled]
     layers: tuple[int, ...]
     rows: int
+    epochs: int
+
+    @property
+    def recipe(self) -> TrainConfig:
+        """How its models are trained."""
+        return TrainConfig(epochs=self.epochs, batch=64, lr=2e-3)
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class Case:
 
 
 BENCHES = (
-    Bench("digits", digits, (64, 96, 48, 10), 1_200),
-    Bench("MNIST sample", mnist_sample, (784, 64, 10), 2_000),
+    Bench("digits", digits, (64, 96, 48, 10), 1_200, 30),
+    Bench("MNIST sample", mnist_sample, (784, 64, 10), 2_000, 12),
 )
 
 
@@ -85,14 +90,13 @@ def prepare(bench: Bench, queries: int, rng: int) -> Case:
             mlp(bench.layers, rng=rng),
             x[:n],
             y[:n],
-            TrainConfig(**{**RECIPE.to_dict(), "epochs": epochs}),
+            replace(bench.recipe, epochs=epochs),
             rng=rng,
         )
 
     asked = slice(n, n + queries)
-    return Case(
-        x[:n], y[:n], x[asked], y[asked], bench.layers, trained(RECIPE.epochs), [trained(e) for e in STAGES]
-    )
+    stages = [trained(round(share * bench.epochs)) for share in STAGES]
+    return Case(x[:n], y[:n], x[asked], y[asked], bench.layers, trained(bench.epochs), stages)
 
 
 def methods(case: Case, rng: int, full: bool) -> dict[str, Callable[[], NetworkInfluence]]:
@@ -144,7 +148,7 @@ def bake_off(
 ) -> tuple[list[dict[str, Any]], dict[str, Floats]]:
     """LDS of every method, and the scores themselves."""
     masks = checks_of.random_subsets(len(case.x), subsets, rng)
-    runs = checks_of.retrained(case.fresh, case.x, case.y, masks, RECIPE, seeds=(rng + 1, rng + 2))
+    runs = checks_of.retrained(case.fresh, case.x, case.y, masks, bench.recipe, seeds=(rng + 1, rng + 2))
     by_seed = [checks_of.measured_losses(r, case.x_query, case.y_query) for r in runs]
     truth = np.mean(by_seed, axis=0)
     rows, scores = [], {}
@@ -192,7 +196,7 @@ def brittleness(
     for name, found in orders.items():
         masks = checks_of.without_best(found, k)
         runs = checks_of.retrained(
-            case.fresh, case.x, case.y, masks, RECIPE, seeds=range(rng + 1, rng + 1 + seeds)
+            case.fresh, case.x, case.y, masks, bench.recipe, seeds=range(rng + 1, rng + 1 + seeds)
         )
         flips = [checks_of.flipped(r, case.x_query[right], said[right].numpy()) for r in runs]
         rows.append(
@@ -210,7 +214,7 @@ def mislabels(bench: Bench, case: Case, rng: int) -> list[dict[str, Any]]:
     wrong[gen.permutation(len(wrong))[: len(wrong) // 10]] = True
     y = case.y.clone()
     y[wrong] = (y[wrong] + torch.from_numpy(gen.integers(1, 10, int(wrong.sum())))) % 10
-    model = train(case.fresh(rng), case.x, y, TrainConfig(**{**RECIPE.to_dict(), "epochs": 8}), rng=rng)
+    model = train(case.fresh(rng), case.x, y, replace(bench.recipe, epochs=8), rng=rng)
     found = {
         "EK-FAC self-influence": EKFACInfluence(model, case.x, y, rng=rng).self_influence(),
         "GradDot self-influence": TracIn(model, case.x, y).self_influence(),
@@ -325,11 +329,11 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
         rows, scores = bake_off(bench, case, subsets, rng, full)
         table += rows
         if full:
-            flips += brittleness(bench, case, scores, 30, rng, 2 if bench.name == "digits" else 1)
             wrong += mislabels(bench, case, rng)
         if full and bench.name == "digits":
-            near += proximal(case, 10, rng)
-    facts, swap = facts_part(60, 1_200, rng) if full else ([], {})
+            flips += brittleness(bench, case, scores, 30, rng, 2)
+            near += proximal(case, 8, rng)
+    facts, swap = facts_part(50, 900, rng) if full else ([], {})
     tables = [
         Table(
             title="Linear datamodeling score",

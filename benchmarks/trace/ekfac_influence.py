@@ -46,6 +46,12 @@ def gpt():
     model = GPT2LMHeadModel(GPT2Config(**json.loads(str(z["config"]))))
     model.load_state_dict({k[2:]: torch.tensor(z[k]) for k in z if k.startswith("w.")}, strict=False)
     model.tie_weights()
+    for block in model.transformer.h:  # kronfluence tracks Linear, not Conv1D
+        for name in ("c_fc", "c_proj"):
+            old = getattr(block.mlp, name)
+            new = nn.Linear(*old.weight.shape)
+            new.weight.data, new.bias.data = old.weight.data.T.contiguous(), old.bias.data
+            setattr(block.mlp, name, new)
     return model
 x, y, xq, yq = (torch.tensor(z[k]) for k in ("x", "y", "xq", "yq"))
 if kind.startswith("kronfluence"):

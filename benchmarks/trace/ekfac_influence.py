@@ -126,7 +126,7 @@ def gpt_case(n=512, q=16, t=64):
     return model, (x[:n], x[:n], x[n:], x[n:]), {"config": json.dumps(config)}
 
 
-def ours(kind, model, rows, repeats=1):
+def ours(kind, model, rows):
     x, y, xq, yq = rows
     settings = {"fisher": "empirical", "damping": 1e-3}
     task = None

@@ -63,7 +63,6 @@ class Task:
     draw: Sampler | None = None
     mask: TokenMask | None = None
     unit: str = "nats"
-    measure_is_loss: bool = True
 
     @property
     def measured(self) -> RowLoss:

@@ -274,6 +274,8 @@ def test_topk_is_the_end_of_the_ranking() -> None:
     assert harms[0] == pytest.approx(np.sort(dense[:, 0])[:5])
     result = way.score(xq.float(), yq, k=5)
     assert result.queries[2].helpful == pytest.approx(tuple(gains[2] / len(x)))
+    some = way.over(np.arange(10)).score(xq.float(), yq, k=2).queries[1].helpful
+    assert some == pytest.approx(tuple(np.sort(dense[:10, 1])[::-1][:2] / len(x)))
     assert sum(result.queries[0].layer_share) == pytest.approx(1)
     assert result.to_frame().height == 2 * 5 * len(xq)
     assert "nats" in result.unit

@@ -123,6 +123,7 @@ class NetworkInfluence(ABC):
         self.model, self.task, self.rng = model, task or Task(), rng
         self.config = config
         self.x, self.y = as_rows(x, y, model)
+        self.trained_rows = len(self.x)  # of the training, also where only some of them are scored
         self.layers = tracked_layers(model, config.include, config.exclude, config.kinds)
         with frozen_layers(model):
             refuse_mean(self.task, model, self.x[:2], self.y[:2])
@@ -178,7 +179,7 @@ class NetworkInfluence(ABC):
         """The k (at most n) most helpful and most harmful rows of every query."""
         x, y = self._queries(x_query, y_query)
         (up, gains), (down, harms) = self.topk(x, y, min(k, self.n))
-        scale = 1 / self.n if self.removal else 1.0
+        scale = 1 / self.trained_rows if self.removal else 1.0
         with torch.no_grad(), frozen_layers(self.model):
             measured = self.task.measured(self.model, x, y).double().cpu()
         shares = self._layer_shares(x, y, np.concatenate([up, down], axis=1))

@@ -26,7 +26,8 @@ def render(report: DecisionReport) -> str:
 
     folder = files("counterlog.report") / TEMPLATES
     texts = {
-        name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
+        name: (folder / name).read_text(encoding="utf-8")
+        for name in ("blocks.html", "page.html", "page.css", "page.js")
     }
     environment = Environment(
         loader=DictLoader(texts),
@@ -39,22 +40,22 @@ def render(report: DecisionReport) -> str:
         {
             "name": p.reward,
             "verdict": p.verdict,
-            "sections": [_ready(s, f"r{i}") for s in reward_sections(p, report)],
+            "sections": [ready(s, f"r{i}") for s in reward_sections(p, report)],
         }
         for i, p in enumerate(report.rewards)
     ]
     return environment.get_template("page.html").render(
         report=report,
         rewards=rewards,
-        audit=_ready(audit_section(report), "all"),
-        closing=[_ready(run_section(report), "all")],
+        audit=ready(audit_section(report), "all"),
+        closing=[ready(run_section(report), "all")],
         css=Markup(texts["page.css"]),
         js=Markup(texts["page.js"]),
         plotly=Markup(get_plotlyjs()),
     )
 
 
-def _ready(section: Section, prefix: str) -> dict[str, Any]:
+def ready(section: Section, prefix: str) -> dict[str, Any]:
     """A section with an id that is unique on the page, and its figure as JSON."""
     figure, height = None, 0
     entries: tuple[tuple[str, str], ...] = ()

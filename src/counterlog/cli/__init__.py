@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from counterlog.cli import catalogue, decisions
+from counterlog.cli import catalogue, decisions, generative
 from counterlog.core.errors import CounterlogError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ COMMANDS = (
     decisions.estimate,
     decisions.audit,
     decisions.learn,
+    generative.posttrain,
     catalogue.systems,
     catalogue.show,
     catalogue.study,

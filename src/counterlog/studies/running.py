@@ -52,7 +52,7 @@ def fit_system(
             hint="counterlog systems --question learn",
         )
         raise ConfigError(msg)
-    kind = _learner(found)
+    kind = class_with_verb(found)
     settings = _settings(found, kind.__name__, config, options)
     learner = kind(settings) if settings is not None else kind()
     result = getattr(learner, found.verb)(log, rng=rng)
@@ -68,7 +68,7 @@ def fit_system(
     return report.records(), saved
 
 
-def _learner(found: Card) -> Any:
+def class_with_verb(found: Card) -> Any:
     """The class of the file that has the question's verb."""
     module = import_module(found.module)
     for name in found.classes:

@@ -60,10 +60,10 @@ def posttrain(
     Also under `accelerate launch -m counterlog posttrain ...`, on several processes or machines.
     """
     from counterlog.report.tuning_page import write_page
-    from counterlog.studies.running import learner
+    from counterlog.studies.running import class_with_verb
 
     found = _system(slug)
-    kind = learner(found)
+    kind = class_with_verb(found)
     chosen = settings_of(found, kind.__name__, preset, config, settings or [])
     extra: dict[str, Any] = {"prompts": prompts, "reward": reward or None}
     tuned = kind(chosen).tune(

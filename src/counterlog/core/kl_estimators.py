@@ -1,8 +1,8 @@
 """Estimators of KL(pi || ref) from tokens that pi sampled, and what their gradients are gradients of.
 
 With d = log pi - log ref: k1 = d has the right value and, as a loss, a gradient of mean zero; k2 = d^2 / 2 has a
-biased value and, on policy, the gradient of KL(pi || ref); k3 = exp(-d) - 1 + d has the right value, is never negative, and
-has the gradient of KL(ref || pi). Show k3; descend k2.
+biased value and, on policy, the gradient of KL(pi || ref); k3 = exp(-d) - 1 + d has the right value, is never negative,
+and has the gradient of KL(ref || pi). Show k3; descend k2.
 """
 
 from __future__ import annotations

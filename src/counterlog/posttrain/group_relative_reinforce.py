@@ -20,8 +20,8 @@ Raises      ConfigError: thresholds out of order, nothing to learn from | LogErr
             SupportError: no group has two responses, ratios without the sampler's log-probabilities |
             ConvergenceError: the loss is no longer finite
 Differs     a group of one gets advantage 0 (the released code fails); `weight=seq-importance` goes with every clip
-            mode; the ring's thresholds are the registry's 0.6 and 2.0; regularisers act on all rows, also those RED drops;
-            token sums divide by the whole optimiser batch, not by each micro-batch.
+            mode; the ring's thresholds are the registry's 0.6 and 2.0; regularisers act on all rows, also those
+            RED drops; token sums divide by the whole optimiser batch, not by each micro-batch.
 """
 
 from __future__ import annotations

@@ -143,8 +143,8 @@ def watch_sections(report: TuningReport) -> list[Section]:
             grid("Rows by staleness", ("steps since sampling", "rows", "share"), rows, open=len(rows) < 12)
         )
     if quantiles := report.off_policy.get("ratio_quantiles"):
-        rows = [(float(q), v) for q, v in quantiles.items()]
-        grids.append(grid("Ratios of policy to sampler, all tokens", ("quantile", "ratio"), rows))
+        points = [(float(q), v) for q, v in quantiles.items()]
+        grids.append(grid("Ratios of policy to sampler, all tokens", ("quantile", "ratio"), points))
     if not grids:
         return []
     return [

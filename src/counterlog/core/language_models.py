@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-def with_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str]) -> Any:
+def with_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str], rng: int = 0) -> Any:
     """The model under a fresh LoRA adapter, whose start is the model itself; only the adapter is trained."""
     peft = need_extra("peft", "language")
     wanted: Any = list(targets)
@@ -100,7 +101,13 @@ def with_lora(model: Any, *, rank: int, alpha: float, targets: Sequence[str]) ->
     settings = peft.LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
-    return peft.get_peft_model(model, settings)
+    with (
+        torch.random.fork_rng(),
+        warnings.catch_warnings(),
+    ):  # peft asks transformers for a property by its old name
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.manual_seed(rng)
+        return peft.get_peft_model(model, settings)
 
 
 def save_language_model(found: LanguageModel, folder: str | os.PathLike[str], *, merge: bool = False) -> Path:

@@ -159,7 +159,8 @@ class SampledSource:
             every = self.interval or batches
             if k % every == 0:
                 first = 0 if k == 0 else k + self.offset
-                self._sample(first, min(k + self.offset + every, batches), step, accelerator)
+                last = k + self.offset + every if self.interval else batches
+                self._sample(first, last, step, accelerator)
         return copy.copy(self.queue[k])
 
     def _sample(self, first: int, last: int, step: int, accelerator: Any) -> None:

@@ -232,7 +232,11 @@ def tune_on_rollouts(
     behaviour = None if behaviour_model is None else open_language_model(behaviour_model, found.tokenizer)
     if config.lora_rank:
         found.model = with_lora(
-            found.model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets
+            found.model,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            targets=config.lora_targets,
+            rng=rng,
         )
     scorer = TokenLogProbs(found.model)
     source: Source
@@ -244,7 +248,7 @@ def tune_on_rollouts(
         source = _log_source(table, found, policy, config, scorer, behaviour, rng)
     else:
         asked = read_prompts(prompts, found)
-        data |= {"prompts": asked.n}
+        data |= {"prompts": asked.n} | ({} if config.sync_interval else {"steps": config.steps})
         source = _sampled_source(found, asked, rewards, reward_weights, config, rng)
     trainee = RolloutTrainee(scorer, source, policy, config)
     if config.reference != "none":

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_two_processes_walk_the_path_of_one(tmp_path):
         port = free.getsockname()[1]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    here = os.path.dirname(__file__)
+    here = str(Path(__file__).parent)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launch += ["--main_process_port", str(port), "--num_cpu_threads_per_process", "1"]
@@ -211,7 +212,7 @@ def test_parts_hold_every_row_once_and_are_as_many_on_each(n, processes, largest
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
-    with pytest.raises(ConvergenceError, match="nan.*step 1"):
+    with pytest.raises(ConvergenceError, match=r"nan.*step 1"):
         run_loop(Line(bad_at=1), TuningConfig(steps=3))
 
 

@@ -149,7 +149,8 @@ def test_the_dual_clip_bounds_what_a_bad_token_can_do():
 
 
 ON_POLICY = [
-    "rec-oneside-nois", "rec-oneside-is", "rec-oneside-nois-wide", "rec-twoside-nois", "rec-twoside-is", "rec-ring-nois",
+    "rec-oneside-nois", "rec-oneside-is", "rec-oneside-nois-wide",
+    "rec-twoside-nois", "rec-twoside-is", "rec-ring-nois",
 ]  # fmt: skip
 
 
@@ -408,10 +409,10 @@ def test_the_run_folder_holds_the_model_and_its_report(tmp_path):
 def rows(n=6, k=4, **more):
     gen = np.random.default_rng(1)
     return [
-        {"prompt": p["prompt"], "completion": f"{gen.integers(20)} {gen.integers(20)}", "reward": float(gen.random()), **more}
+        {**p, "completion": f"{gen.integers(20)} {gen.integers(20)}", "reward": float(gen.random()), **more}
         for p in asked(n)
         for _ in range(k)
-    ]  # fmt: skip
+    ]
 
 
 def from_log(log, preset="rec-oneside-nois", **more):

@@ -238,7 +238,11 @@ def tune_on_rollouts(
             targets=config.lora_targets,
             rng=rng,
         )
-    scorer = TokenLogProbs(found.model)
+    folder = None if out is None else RunFolder(out)
+    accelerator = make_accelerator(config, trackers, folder)
+    scorer = TokenLogProbs(found.model).to(accelerator.device)
+    if behaviour is not None:
+        behaviour.model.to(accelerator.device)
     source: Source
     if log is not None:
         table = log if isinstance(log, Rollouts) else Rollouts(log)
@@ -254,9 +258,6 @@ def tune_on_rollouts(
     if config.reference != "none":
         extra = {"decay": config.reference_decay} if config.reference == "average" else {}
         trainee.reference = reference_of(config.reference, scorer, **extra)
-    folder = None if out is None else RunFolder(out)
-    accelerator = make_accelerator(config, trackers, folder)
-    scorer.to(accelerator.device)
     if folder is not None:
         folder.writes = accelerator.is_main_process
         folder.begin(

@@ -235,7 +235,7 @@ def _save(folder: RunFolder, step: int, trainee: Trainee, module: nn.Module, ada
     options = shards.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     bare = getattr(adam, "optimizer", adam)
     model, optimiser = shards.get_state_dict(module, bare, options=options)
-    moments = {f"{w}|{k}": v for w, s in optimiser["state"].items() for k, v in s.items()}
+    moments = {f"{w}|{k}": v for w, s in optimiser.get("state", {}).items() for k, v in s.items()}
     tensors = {"model": dict(model), "optimiser": moments, "trainee": trainee.state()}
     folder.save_state(step, tensors, {"step": step})
 

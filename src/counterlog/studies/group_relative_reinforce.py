@@ -8,15 +8,22 @@ on, two responses each, at temperature 1.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from collections.abc import Callable
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from counterlog.core.files import write_whole
 from counterlog.core.study import Check, Clock, Study, Table, versions
 from counterlog.datasets import chain_sum
+from counterlog.datasets.registry import cache_folder
+from counterlog.index import ROOT
 from counterlog.posttrain.group_relative_reinforce import GroupRelativeReinforce, GroupRelativeReinforceConfig
 
 SLUG = "group-relative-reinforce"
@@ -115,6 +122,23 @@ def one_run(folder: Any, cell: tuple[str, int, int], steps: int, rng: int) -> di
     }
 
 
+def code_mark() -> str:
+    """A hash of everything that a run computes with: runs of other code are not taken over."""
+    files = [*sorted((ROOT / "core").glob("*.py")), ROOT / "datasets" / "chain_sum.py"]
+    files += [ROOT / "posttrain" / "group_relative_reinforce.py", Path(__file__)]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:16]
+
+
+def kept_run(folder: Path, work: Callable[..., dict[str, Any]], cell: tuple[str, int, int]) -> dict[str, Any]:
+    """The run, read from the folder where a study that was stopped has left it."""
+    said = json.dumps([cell, work.keywords])  # type: ignore[attr-defined]
+    file = folder / f"{hashlib.sha256(said.encode()).hexdigest()[:16]}.json"
+    if not file.exists():
+        write_whole(file, json.dumps(work(cell)))
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
 MEASURED = (
     "entropy",
     "clip_positive",
@@ -143,7 +167,11 @@ def run(*, full: bool = False, rng: int = 0, jobs: int = 2) -> Study:
     folder = chain_sum.base_model_folder()
     cells = cells_of(full, seeds)
     work = partial(one_run, folder, steps=steps, rng=rng)
-    found = Parallel(n_jobs=jobs)(delayed(work)(c) for c in cells) if full else [work(c) for c in cells]
+    if full:
+        kept = partial(kept_run, cache_folder() / "studies" / SLUG / code_mark(), work)
+        found = Parallel(n_jobs=jobs)(delayed(kept)(c) for c in cells)
+    else:
+        found = [work(c) for c in cells]
     base = base_scores(folder, rng)
     rows = summary(found, steps)
     return Study(

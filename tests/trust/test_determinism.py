@@ -54,7 +54,12 @@ print(json.dumps(plain(made)))
 
 
 def ask(
-    threads: int, *, rows: int = 3000, seed: int = 0, extra: tuple[str, ...] = (), python: str = sys.executable
+    threads: int,
+    *,
+    rows: int = 3000,
+    seed: int = 0,
+    extra: tuple[str, ...] = (),
+    python: str = sys.executable,
 ) -> dict[str, Any]:
     """The answers of a process with so many threads."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS")

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from counterlog.cli import attribution, catalogue, clicks, decisions, effects, networks
+from counterlog.cli import attribution, catalogue, clicks, decisions, effects, generative, networks
 from counterlog.core.errors import CounterlogError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ COMMANDS = (
     effects.effect,
     networks.spread,
     clicks.rank,
+    generative.posttrain,
     catalogue.systems,
     catalogue.show,
     catalogue.study,

@@ -6,8 +6,6 @@ Made of the same blocks as the decision report's page: one file that opens offli
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +14,10 @@ from counterlog.core.results import show
 from counterlog.core.units import Units
 from counterlog.estimate.invalid_iv_result import InvalidIVEstimate
 from counterlog.report.blocks import Section, grid
+from counterlog.report.page import render_sections
 
 PAGE = "report.html"
 MOST_TRIPLES = 64
-FRAME = """{% from "blocks" import block %}<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="counterlog {{ versions.counterlog }}">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{{ title }}</title>
-<style>{{ css }}</style>
-</head>
-<body>
-<header>
-<div class="bar">
-<p class="brand">{{ title }}</p>
-<button type="button" id="theme" aria-label="Switch between light and dark">Light / dark</button>
-</div>
-<p class="small">{{ about }}</p>
-</header>
-<main>
-<section class="verdict"><h1>Verdict</h1>{% for sentence in verdict %}<p>{{ sentence }}</p>{% endfor %}</section>
-{% for item in items %}{{ block(item) }}{% endfor %}
-</main>
-<script>{{ plotly }}</script>
-<script>{{ js }}</script>
-</body>
-</html>
-"""
 
 
 def verdict(found: InvalidIVEstimate) -> tuple[str, ...]:
@@ -187,38 +158,6 @@ def sections(found: InvalidIVEstimate, units: Units, command: str, versions: dic
     ]
 
 
-def render(
-    title: str, about: str, said: Sequence[str], parts: Sequence[Section], versions: dict[str, str]
-) -> str:
-    """Any verdict and sections as one HTML file, by the macros, style and script of the decision report's page."""
-    from jinja2 import DictLoader, Environment, StrictUndefined
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    from counterlog.report.page import TEMPLATES, _ready
-
-    folder = files("counterlog.report") / TEMPLATES
-    text = {n: (folder / n).read_text(encoding="utf-8") for n in ("page.html", "page.css", "page.js")}
-    macros = text["page.html"].partition("<!DOCTYPE html>")[0]
-    environment = Environment(
-        loader=DictLoader({"blocks": macros, "frame": FRAME}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("frame").render(
-        title=title,
-        about=about,
-        verdict=said,
-        items=[_ready(s, "all") for s in parts],
-        versions=versions,
-        css=Markup(text["page.css"]),
-        js=Markup(text["page.js"]),
-        plotly=Markup(get_plotlyjs()),
-    )
-
-
 def write(found: InvalidIVEstimate, units: Units, folder: Path, command: str, rng: int) -> Path:
     """The folder of a run: run.json, result.json, the estimates as Parquet, and the page, which is written last."""
     from counterlog.core.study import versions
@@ -230,5 +169,8 @@ def write(found: InvalidIVEstimate, units: Units, folder: Path, command: str, rn
     write_whole(folder / "run.json", json.dumps(run, indent=1))
     found.save(folder / "result.json")
     found.summary_frame().write_parquet(folder / "result.parquet")
-    page = render("Effect report", about, verdict(found), sections(found, units, command, made_by), made_by)
+    parts = sections(found, units, command, made_by)
+    page = render_sections(
+        parts, title="Effect report", about=about, heading="Verdict", verdict=verdict(found)
+    )
     return write_whole(folder / PAGE, page)

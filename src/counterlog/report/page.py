@@ -27,16 +27,16 @@ def render(report: DecisionReport) -> str:
         {
             "name": p.reward,
             "verdict": p.verdict,
-            "sections": [_ready(s, f"r{i}") for s in reward_sections(p, report)],
+            "sections": [ready(s, f"r{i}") for s in reward_sections(p, report)],
         }
         for i, p in enumerate(report.rewards)
     ]
-    return _fill(
+    return fill(
         "page.html",
         report=report,
         rewards=rewards,
-        audit=_ready(audit_section(report), "all"),
-        closing=[_ready(run_section(report), "all")],
+        audit=ready(audit_section(report), "all"),
+        closing=[ready(run_section(report), "all")],
     )
 
 
@@ -44,18 +44,18 @@ def render_sections(
     sections: Sequence[Section], *, title: str, about: str, heading: str, verdict: Sequence[str]
 ) -> str:
     """A page of these sections as text, under a heading with the sentences that matter most."""
-    return _fill(
+    return fill(
         "plain.html",
         title=title,
         about=about,
         heading=heading,
         verdict=tuple(verdict),
-        sections=[_ready(s, "all") for s in sections],
+        sections=[ready(s, "all") for s in sections],
         version=version("counterlog"),
     )
 
 
-def _fill(template: str, **content: Any) -> str:
+def fill(template: str, **content: Any) -> str:
     """A template of the package, with style, script and plotly.js inlined."""
     from jinja2 import DictLoader, Environment, StrictUndefined
     from markupsafe import Markup
@@ -79,7 +79,7 @@ def _fill(template: str, **content: Any) -> str:
     )
 
 
-def _ready(section: Section, prefix: str) -> dict[str, Any]:
+def ready(section: Section, prefix: str) -> dict[str, Any]:
     """A section with an id that is unique on the page, and its figure as JSON."""
     figure, height = None, 0
     entries: tuple[tuple[str, str], ...] = ()

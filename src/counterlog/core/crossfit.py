@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from counterlog.core.hashing import row_keys, scatter, unit_keys
 from counterlog.core.rounds import Rounds
 
 Floats = NDArray[np.float64]
+Predict = Callable[[Floats], Floats]
 REWARD_MODELS = ("boosting", "linear")
 MOST_INTERACTIONS = 600
 _FOLD_SALT = 101
@@ -25,7 +27,7 @@ _FOLD_SALT = 101
 
 def folds_of(log: Rounds, folds: int, *, rng: int = 0) -> NDArray[np.int64]:
     """(n,) fold of every row; rows of one unit share a fold."""
-    keys = unit_keys(log.table[log.unit_column]) if log.unit_column else row_keys(log.n)
+    keys = unit_keys(log.table[log.unit_column]) if log.unit_column else row_keys(log.n, log.first_row)
     return scatter(keys, folds, salt=_FOLD_SALT + rng)
 
 
@@ -59,20 +61,54 @@ def reward_model(
     on one thread: on a busy machine the threads of boosted trees wait for each other.
     """
     x = Encoder.fit(log.context).transform(log.context)
-    reward, action, actions = log.reward, log.action, len(log.actions)
+    fold = folds_of(log, folds, rng=rng)
+    made = fit_folds(model, x, log.action, log.reward, fold, len(log.actions), weight=sample_weight, rng=rng)
+    return made.predict(x, fold)
+
+
+@dataclass(frozen=True)
+class FoldModels:
+    """A prediction function for every fold, each fitted on the other folds' rows."""
+
+    predict_fold: dict[int, Predict]
+    actions: int
+    interact: bool
+
+    def predict(self, x: Floats, fold: NDArray[np.int64]) -> Floats:
+        """(n, actions) predictions of encoded contexts by the model that never saw their fold."""
+        q = np.empty((len(x), self.actions))
+        with threadpool_limits(1):
+            for k in np.unique(fold).tolist():
+                rest = np.flatnonzero(fold == k)
+                for a in range(self.actions):
+                    every = np.full(len(rest), a)
+                    phi = action_features(x[rest], every, self.actions, interact=self.interact)
+                    q[rest, a] = self.predict_fold[k](phi)
+        return q
+
+
+def fit_folds(
+    model: Any,
+    x: Floats,
+    action: NDArray[np.int64],
+    reward: Floats,
+    fold: NDArray[np.int64],
+    actions: int,
+    *,
+    weight: Floats | None = None,
+    rng: int = 0,
+) -> FoldModels:
+    """The models of all folds, fitted on encoded contexts in memory."""
     binary = bool(np.isin(reward, (0.0, 1.0)).all())
     interact = model != "boosting"
-    q = np.empty((log.n, actions))
     make_model(model, binary=binary, rng=rng)  # loads the libraries whose threads are limited next
+    fitted: dict[int, Predict] = {}
     with threadpool_limits(1):
-        for fit, rest in splits(folds_of(log, folds, rng=rng)):
-            weight = None if sample_weight is None else sample_weight[fit]
+        for fit, rest in splits(fold):
             phi = action_features(x[fit], action[fit], actions, interact=interact)
-            predict = _fit(model, phi, reward[fit], binary=binary, weight=weight, rng=rng)
-            for a in range(actions):
-                every = np.full(len(rest), a)
-                q[rest, a] = predict(action_features(x[rest], every, actions, interact=interact))
-    return q
+            part = None if weight is None else weight[fit]
+            fitted[int(fold[rest[0]])] = _fit(model, phi, reward[fit], binary=binary, weight=part, rng=rng)
+    return FoldModels(fitted, actions, interact)
 
 
 def _fit(model: Any, phi: Floats, reward: Floats, *, binary: bool, weight: Floats | None, rng: int) -> Any:

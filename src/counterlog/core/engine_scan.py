@@ -8,6 +8,7 @@ the same table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import narwhals as nw
@@ -48,7 +49,7 @@ def expressible(
     """
     predicted = q is not None and all(isinstance(q.get(r), ColumnPredictions) for r in log.rewards)
     plain = all(predicted or not e.needs_model for e in estimators)
-    fitted = any(type(e).prepare is not Estimator.prepare for e in estimators)
+    fitted = any(e.prepares for e in estimators)
     known = log.propensity_expression is not None
     return (
         scans(log.frame)
@@ -90,19 +91,17 @@ def scan_log(
     weights = {f"{OWN}w{k}": p.logged_expression(log) / propensity for k, p in enumerate(policies)}  # type: ignore[operator]
     columns: dict[str, Term] = {}
     cells: list[Cell] = []
-    for k, policy in enumerate(policies):
+    for k in range(len(policies)):
         w = column(f"{OWN}w{k}")
         columns |= {f"w{k}_sum": w, f"w{k}_square": w * w}
-        for reward in rewards:
-            row = _row(w, policy, reward, q)
-            for estimator in estimators:
-                parts = estimator.parts(row)
-                present = tuple(name for name in PARTS if getattr(parts, name) is not None)
-                unit, weighted = log.rewards[reward], estimator.needs_propensity
-                notes = (MODEL_NOTE,) if estimator.needs_model and not weighted else ()
-                names = (policy.name, estimator.label, reward, unit)
-                cells.append(Cell(len(cells), *names, present, k, notes, weighted))
-                columns |= cell_columns(cells[-1].index, parts, products=log.unit_column is None)
+    for reward, (k, policy), estimator in product(rewards, enumerate(policies), estimators):
+        parts = estimator.parts(_row(column(f"{OWN}w{k}"), policy, reward, q))
+        present = tuple(name for name in PARTS if getattr(parts, name) is not None)
+        unit, weighted = log.rewards[reward], estimator.needs_propensity
+        notes = (MODEL_NOTE,) if estimator.needs_model and not weighted else ()
+        names = (policy.name, estimator.label, reward, unit)
+        cells.append(Cell(len(cells), *names, present, k, notes, weighted))
+        columns |= cell_columns(cells[-1].index, parts, products=log.unit_column is None)
     frame, bucket, exact = (log.frame, None, False) if sums_only and log.unit_column is None else keyed(log)
     prepared = frame.with_columns(**weights)
     peaks = {f"w{k}_wmax": column(f"{OWN}w{k}") for k in range(len(policies))}

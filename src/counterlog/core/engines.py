@@ -47,7 +47,7 @@ def open_parquet(files: Sequence[str], engine: str, *, folder: str = "") -> Any:
     opened: dict[str, Callable[[], Any]] = {
         "polars": lambda: pl.scan_parquet(list(files), glob=False, hive_partitioning=bool(folder)),
         "duckdb": lambda: _open_duckdb(files, folder),
-        "dask": lambda: _open_dask(files, folder),
+        "dask": lambda: _open_dask(files),
         "spark": lambda: _open_spark(files, engine, folder),
     }
     return opened[name]()
@@ -69,8 +69,8 @@ def _open_duckdb(files: Sequence[str], folder: str) -> Any:
     return duckdb.connect(config=off).read_parquet(list(files), hive_partitioning=bool(folder))
 
 
-def _open_dask(files: Sequence[str], folder: str) -> Any:
-    frame = need_extra("dask.dataframe", "dask").read_parquet(folder or list(files))
+def _open_dask(files: Sequence[str]) -> Any:
+    frame = need_extra("dask.dataframe", "dask").read_parquet(list(files))
     whole = {c: "int64" for c in frame.columns if str(frame[c].dtype) == "category" and _numbered(files, c)}
     return frame.astype(whole) if whole else frame
 

@@ -83,6 +83,11 @@ class Estimator:
         """How tables name it."""
         return self.name
 
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` looks at the log first, so that the terms are no expressions of a row alone."""
+        return type(self).prepare is not Estimator.prepare
+
     def prepare(
         self, log: Rounds, policy: Policy, *, q: Floats | None = None, rng: int = 0
     ) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _PARTS, _SAMPLE_SALT = 1 << 40, 211
 
 def streamable(log: Rounds, estimators: Sequence[Estimator]) -> bool:
     """Whether the question can be answered batch by batch: nothing but the reward model is fitted on the whole log."""
-    rowwise = all(type(e).prepare is Estimator.prepare for e in estimators)
+    rowwise = not any(e.prepares for e in estimators)
     return rowwise and scans(log.frame) and log.available_column is None and log.propensity_role != ESTIMATED
 
 

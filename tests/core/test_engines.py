@@ -284,10 +284,10 @@ def test_a_partitioned_folder_is_read_with_the_columns_in_its_names(engine: str,
         frame[200 * (day - 1) : 200 * day].write_parquet(folder / "part.parquet")
     (tmp_path / "log" / "_temporary").mkdir()
     (tmp_path / "log" / "_temporary" / "half.parquet").write_bytes(b"not yet")
-    log = Rounds(tmp_path / "log", **ROLES, segment="day", engine=engine)
+    log = Rounds(tmp_path / "log", **ROLES, unit="user", segment="day", engine=engine)
     found = evaluate(log, ["column:new"], ["IPS"])
     whole = frame.with_columns(day=pl.Series(np.repeat([1, 2, 3], 200)))
-    close(found, evaluate(Rounds(whole, **ROLES, segment="day"), ["column:new"], ["IPS"]))
+    close(found, evaluate(Rounds(whole, **ROLES, unit="user", segment="day"), ["column:new"], ["IPS"]))
     assert {e.segment for e in found.estimates} == {"", "day=1", "day=2", "day=3"}
 
 

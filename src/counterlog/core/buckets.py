@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 PARTS = ("mean", "top", "bottom")
 FORMAT = "counterlog-buckets-1"
 UNITS_A_BUCKET = 50  # with fewer units than this for every bucket, each unit has a bucket of its own
-_PRIME = 2_147_483_647
+PRIME = 2_147_483_647
 _ROUNDS = ((48_271, 11), (69_621, 7_919))
 _SQUARE = 1_048_573  # a prime: its product with a code stays below 2^63
 
@@ -150,22 +150,32 @@ class BucketTable:
             raise CounterlogError(msg) from cause
 
 
-def bucket_expression(key: nw.Expr, buckets: int) -> nw.Expr:
-    """Bucket of an integer key by two multiply-add rounds modulo a prime: plain arithmetic, equal on every engine."""
-    code = key.abs() % _PRIME
+def unit_code(key: nw.Expr) -> nw.Expr:
+    """0 to 2^31 - 2 from an integer key, by two multiply-add rounds modulo a prime: equal on every engine."""
+    code = key.abs() % PRIME
     for factor, shift in _ROUNDS:
-        code = (code * factor + shift) % _PRIME
-    return code % buckets
+        code = (code * factor + shift) % PRIME
+    return code
 
 
-def row_bucket(number: nw.Expr, buckets: int) -> nw.Expr:
-    """Bucket of a row that is its own unit, from its number: arithmetic too, equal on every engine.
+def row_code(number: nw.Expr) -> nw.Expr:
+    """The same from the number of a row that is its own unit.
 
     Mixed by a square, so that a log that repeats itself every few rows does not repeat itself in the buckets.
     """
     factor, shift = _ROUNDS[0]
-    code = (number % _PRIME * factor + shift) % _PRIME
-    return (code * (code % _SQUARE) + shift) % _PRIME % buckets
+    code = (number % PRIME * factor + shift) % PRIME
+    return (code * (code % _SQUARE) + shift) % PRIME
+
+
+def bucket_expression(key: nw.Expr, buckets: int) -> nw.Expr:
+    """Bucket of an integer key."""
+    return unit_code(key) % buckets
+
+
+def row_bucket(number: nw.Expr, buckets: int) -> nw.Expr:
+    """Bucket of a row that is its own unit, from its number."""
+    return row_code(number) % buckets
 
 
 def cell_columns(index: int, parts: Parts, *, products: bool) -> dict[str, Term]:

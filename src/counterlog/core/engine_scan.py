@@ -136,14 +136,19 @@ def keyed(log: Rounds) -> tuple[nw.LazyFrame[Any], nw.Expr, bool]:
         if engine_of(frame) == "polars":  # made once for all groups: a tenth less time
             return frame.with_columns(bucket.alias(f"{OWN}bucket")), nw.col(f"{OWN}bucket"), False
         return frame, bucket, False
-    frame, name = log.frame, log.unit_column
-    if not frame.collect_schema()[name].is_integer():
-        name = f"{OWN}key"
-        frame = with_text_code(frame, log.unit_column, name)
-    key = nw.col(name).cast(nw.Int64)
+    frame, key = with_unit_key(log)
     units = collect(log.frame.select(nw.col(log.unit_column).n_unique())).item()
     few = units < UNITS_A_BUCKET * BUCKETS
     return frame, key if few else bucket_expression(key, BUCKETS), few
+
+
+def with_unit_key(log: Rounds) -> tuple[nw.LazyFrame[Any], nw.Expr]:
+    """The log and the whole number that stands for a unit: itself, or the code of its text."""
+    frame, name = log.frame, log.unit_column or ""
+    if not frame.collect_schema()[name].is_integer():
+        name = f"{OWN}key"
+        frame = with_text_code(frame, log.unit_column or "", name)
+    return frame, nw.col(name).cast(nw.Int64)
 
 
 def _checks(

@@ -384,6 +384,10 @@ class Rounds:
 
     def copy_with(self, **roles: Any) -> Self:
         """The same source read again with other roles, for example `propensity='estimate'`."""
+        return self.reopened(self.frame.to_native(), **roles)
+
+    def reopened(self, source: Any, **roles: Any) -> Self:
+        """Another table with this log's roles, or with others."""
         arguments = {
             "action": self.action_column,
             "reward": self.rewards,
@@ -396,7 +400,7 @@ class Rounds:
             "available": self.available_column,
             "delay": self.delay_column,
         }
-        return type(self)(self.frame.to_native(), **{**arguments, **roles})
+        return type(self)(source, **{**arguments, **roles})
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

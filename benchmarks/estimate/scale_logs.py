@@ -28,15 +28,16 @@ def _piece(path, piece, n):
     writer = None
     for start in range(0, n, BATCH):
         m = min(BATCH, n - start)
-        propensity = gen.uniform(0.05, 0.3, m).astype(np.float32)
+        propensity = 0.05 + 0.25 * gen.random(m, dtype=np.float32)
         columns = {
             "action": gen.integers(0, ACTIONS, m).astype(np.int8),
-            "reward": (gen.random(m) < 0.2 + propensity).astype(np.float32),
+            "reward": (gen.random(m, dtype=np.float32) < 0.2 + propensity).astype(np.float32),
             "propensity": propensity,
         }
         columns |= {f"pi_{k}": 0.3 * gen.random(m, dtype=np.float32) for k in range(POLICIES)}
         table = pa.table(columns)
-        writer = writer or pq.ParquetWriter(half, table.schema)
+        few = {"use_dictionary": ["action", "reward"], "compression": "none"}  # random digits do not compress
+        writer = writer or pq.ParquetWriter(half, table.schema, **few)
         writer.write_table(table)
     writer.close()
     half.rename(path)

@@ -25,6 +25,7 @@ ENGINES, EVERY = ("polars", "duckdb"), ("polars", "duckdb", "dask", "spark")
 PEER_ROWS, PEER_COPIES = 1_000_000, (1, 10)
 CLUSTER_ROWS = 10_000_000  # Dask and Spark are measured up to here on one machine
 ROUNDS = 3
+KINDS = ("imports", "bare scan", "ten policies, bootstrap")
 
 
 class Notebook:
@@ -62,13 +63,13 @@ def sizes_of(note, folder, sizes):
         note(f"log of {n}", lambda n=n: str(narrow(folder, n)))
         path = folder / f"narrow-{n}"
         for engine in ENGINES:
-            repeats = {1_000_000: 7, 10_000_000: 3}.get(n, 1)
+            repeats = {1_000_000: 5, 10_000_000: 2}.get(n, 0)
             found = note(f"scan {n} {engine}", lambda p=path, e=engine, r=repeats: ask("scan", p, e, r))
             memory = {
                 kind: note(
                     f"memory {n} {engine} {kind}", lambda p=path, e=engine, k=kind: ask("memory", p, e, k)
                 )["rss_mb"]
-                for kind in ("imports", "bare scan", "ten policies, bootstrap")
+                for kind in (KINDS if n <= CLUSTER_ROWS else KINDS[-1:])
             }
             size = sum(f.stat().st_size for f in path.glob("*.parquet")) / 2**20
             measured.append({"rows": n, "engine": engine, "file_mb": size, "rss_mb": memory, **found})
@@ -93,7 +94,7 @@ def growth(sizes):
     """Slope of log seconds over log rows, and memory of the largest log to the smallest, on each engine."""
     checks = []
     for engine in ENGINES:
-        held = [s for s in sizes if s["engine"] == engine and s["rows"] >= 10_000_000] or []
+        held = [s for s in sizes if s["engine"] == engine and s["rows"] >= 10_000_000]
         every = [s for s in sizes if s["engine"] == engine]
         rss = [s["rss_mb"]["ten policies, bootstrap"] for s in every]
         checks.append(
@@ -105,7 +106,7 @@ def growth(sizes):
         )
         if len(held) > 1:
             rows = np.log([s["rows"] for s in held])
-            took = np.log([s["seconds"]["buckets and t intervals, 10 policies"] for s in held])
+            took = np.log([s["seconds"]["buckets and 1,000 replicates, 10 policies"] for s in held])
             slope = float(np.polyfit(rows, took, 1)[0])
             checks.append(check(f"{engine}: slope of log seconds over log rows, 1e7 to 1e8", slope, 1.1))
     values = {}

@@ -66,7 +66,7 @@ def cpu(work):
 
 
 def alternate(jobs, repeats):
-    """Least processor seconds of each job over repeats in turn; the first round warms up and is not counted."""
+    """Least processor seconds of each job over repeats in turn; the first round warms up, and counts only alone."""
     least = dict.fromkeys(jobs, float("inf"))
     for k in range(repeats + 1):
         for name, work in jobs.items():
@@ -110,6 +110,8 @@ def scan(path, engine, repeats):
         "buckets and 1,000 replicates, 10 policies": drawn,
         "opening and checking the log": lambda: open_log(path, engine=engine),
     }
+    if int(repeats) == 0:  # the largest log: what the bars ask, once each
+        jobs = {name: work for name, work in jobs.items() if "t intervals" not in name}
     seconds = alternate(jobs, int(repeats))
     exact = derive(made(10, sums_only=True))
     width = max(abs((d.hi - d.lo) / (e.hi - e.lo) - 1) for e, d in zip(exact, tables["drawn"], strict=True))

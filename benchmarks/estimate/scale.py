@@ -41,7 +41,8 @@ class Notebook:
             if time.monotonic() > self.end:
                 raise SystemExit(f"time is up before {name!r}; the same command goes on from here")
             start = time.monotonic()
-            self.held[name] = work()
+            answer = work()
+            self.held = (json.loads(self.path.read_text()) if self.path.exists() else {}) | {name: answer}
             self.path.write_text(json.dumps(self.held))
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
         return self.held[name]

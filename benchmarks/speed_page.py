@@ -75,7 +75,7 @@ def scale_tables(result):
     sizes = result["sizes"]
     seconds = [[name, *(number(s["seconds"].get(name)) for s in sizes)] for name in sizes[0]["seconds"]]
     memory = [[kind, *(number(s["rss_mb"].get(kind)) for s in sizes)] for kind in sizes[0]["rss_mb"]]
-    head = [f"{s['engine'].capitalize()}, {s['rows']:,} rows" for s in sizes]
+    head = [f"{ENGINES[s['engine']]}, {s['rows']:,} rows" for s in sizes]
     out = [
         table(["Processor seconds", *head], seconds),
         table(["Peak resident MB, fresh process", *head], memory),
@@ -113,6 +113,7 @@ def scale_tables(result):
     return [*out, table(["1,000,000 rows, 10 actions: processor seconds", "Counterlog", "Peer"], rows)]
 
 
+ENGINES = {"polars": "Polars", "duckdb": "DuckDB"}
 ROWS = ["1,000,000 rows", "10,000,000 rows", "100,000,000 rows"]
 ONCE = """One question as a user asks it, in a fresh process: one policy by IPS and SNIPS, from Parquet to intervals.
 obp starts from arrays in memory and ends with points; Vowpal Wabbit starts from its text and gives IPS alone. Seconds

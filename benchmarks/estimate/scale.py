@@ -11,6 +11,7 @@ minima over repeats that alternate. Resident memory is the peak of a fresh proce
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -24,20 +25,29 @@ SIZES = {False: (1_000_000, 10_000_000), True: (1_000_000, 10_000_000, 100_000_0
 ENGINES, EVERY = ("polars", "duckdb"), ("polars", "duckdb", "dask", "spark")
 PEER_ROWS, PEER_COPIES = 1_000_000, (1, 10)
 CLUSTER_ROWS = 10_000_000  # Dask and Spark are measured up to here on one machine
+NAMES = {"polars": "Polars", "duckdb": "DuckDB", "dask": "Dask", "spark": "Spark"}
 ROUNDS = 3
 KINDS = ("imports", "bare scan", "ten policies, bootstrap")
 
 
-class Notebook:
-    """What was measured so far, in FOLDER/measured.json."""
+class NotMeasured(Exception):  # noqa: N818 - a state of the notebook, no error
+    """Nothing more is measured, and there is no answer under this name."""
 
-    def __init__(self, folder, minutes):
+
+class Notebook:
+    """What was measured so far, in FOLDER/measured.json; with `finish` nothing more is measured."""
+
+    def __init__(self, folder, minutes, finish=False):
         self.path, self.end = folder / "measured.json", time.monotonic() + 60 * minutes
+        self.finish, self.left_out = finish, []
         self.held = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def __call__(self, name, work):
         """The answer under this name, measured now unless it was before."""
         if name not in self.held:
+            if self.finish:
+                self.left_out.append(name)
+                raise NotMeasured(name)
             if time.monotonic() > self.end:
                 raise SystemExit(f"time is up before {name!r}; the same command goes on from here")
             start = time.monotonic()
@@ -64,17 +74,21 @@ def sizes_of(note, folder, sizes):
         note(f"log of {n}", lambda n=n: str(narrow(folder, n)))
         path = folder / f"narrow-{n}"
         for engine in ENGINES:
-            repeats = {1_000_000: 5, 10_000_000: 2}.get(n, 0)
-            found = note(f"scan {n} {engine}", lambda p=path, e=engine, r=repeats: ask("scan", p, e, r))
-            memory = {
-                kind: note(
-                    f"memory {n} {engine} {kind}", lambda p=path, e=engine, k=kind: ask("memory", p, e, k)
-                )["rss_mb"]
-                for kind in (KINDS if n <= CLUSTER_ROWS else KINDS[-1:])
-            }
-            size = sum(f.stat().st_size for f in path.glob("*.parquet")) / 2**20
-            measured.append({"rows": n, "engine": engine, "file_mb": size, "rss_mb": memory, **found})
+            with contextlib.suppress(NotMeasured):
+                measured.append(size_of(note, path, n, engine))
     return measured
+
+
+def size_of(note, path, n, engine):
+    """Seconds and memory of one size on one engine."""
+    repeats = {1_000_000: 5, 10_000_000: 2}.get(n, 0)
+    found = note(f"scan {n} {engine}", lambda: ask("scan", path, engine, repeats))
+    memory = {}
+    for kind in KINDS if n <= CLUSTER_ROWS else KINDS[-1:]:
+        answer = note(f"memory {n} {engine} {kind}", lambda k=kind: ask("memory", path, engine, k))
+        memory[kind] = answer["rss_mb"]
+    size = sum(f.stat().st_size for f in path.glob("*.parquet")) / 2**20
+    return {"rows": n, "engine": engine, "file_mb": size, "rss_mb": memory, **found}
 
 
 def checks_of_scan(s):
@@ -119,19 +133,26 @@ def growth(sizes):
 
 def everywhere(note, folder, sizes):
     """The same question to every engine and peer, a fresh process each: rows against seconds and memory."""
-    rows = []
-    for engine in EVERY:
-        for n in sizes:
-            if engine in ENGINES or n <= CLUSTER_ROWS:
-                found = note(
-                    f"once {n} {engine}", lambda n=n, e=engine: ask("once", folder / f"narrow-{n}", e)
-                )
-                rows.append({"who": f"Counterlog on {engine.capitalize()}", "rows": n, **found})
+    asked = [
+        (
+            f"Counterlog on {NAMES[e]}",
+            f"once {n} {e}",
+            n,
+            lambda n=n, e=e: ask("once", folder / f"narrow-{n}", e),
+        )
+        for e in EVERY
+        for n in sizes
+        if e in ENGINES or n <= CLUSTER_ROWS
+    ]
     for copies in PEER_COPIES:
         for who, worker in (("obp", "obp_once"), ("Vowpal Wabbit", "vw_once")):
-            found = note(f"{worker} {copies}", lambda w=worker, c=copies: peer(w, folder, c))
-            if found:
-                rows.append({"who": who, "rows": copies * PEER_ROWS, **found})
+            work = lambda w=worker, c=copies: peer(w, folder, c)  # noqa: E731
+            asked.append((who, f"{worker} {copies}", copies * PEER_ROWS, work))
+    rows = []
+    for who, name, n, work in asked:
+        with contextlib.suppress(NotMeasured):
+            if found := note(name, work):
+                rows.append({"who": who, "rows": n, **found})
     return rows
 
 
@@ -196,17 +217,19 @@ def main():
     asked.add_argument("folder", type=Path)
     asked.add_argument("--full", action="store_true")
     asked.add_argument("--write", action="store_true")
+    asked.add_argument("--finish", action="store_true", help="measure nothing more; list what is left out")
     asked.add_argument("--minutes", type=float, default=1e9)
     options = asked.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    note, folder = Notebook(options.folder, options.minutes), options.folder
+    note, folder = Notebook(options.folder, options.minutes, options.finish), options.folder
     path = wide(folder, PEER_ROWS)
     sizes = sizes_of(note, folder, SIZES[options.full])
     checks = [c for s in sizes for c in checks_of_scan(s)] + growth(sizes)
     peers, found = against_peers(note, folder, path)
     checks += found
     rows = everywhere(note, folder, SIZES[options.full])
-    result = {"sizes": sizes, "against_peers": peers, "everywhere": rows, "checks": checks}
+    result = {"sizes": sizes, "against_peers": peers, "everywhere": rows, "left_out": note.left_out,
+              "checks": checks}  # fmt: skip
     if options.write:
         write("estimate-scale", result)
     for row in (*rows, *checks):

@@ -394,3 +394,14 @@ def test_columns_are_read_from_a_relation_that_lives_in_memory() -> None:
     relation = duckdb.connect().from_arrow(rows.to_arrow())
     log = Rounds(relation, **ROLES)
     close(evaluate(log, ["column:new"], ["IPS"]), evaluate(Rounds(rows, **ROLES), ["column:new"], ["IPS"]))
+
+
+def test_threads_do_not_change_the_digits_of_duckdb(file: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    answers = []
+    for threads in (1, 4, 4):
+        relation = duckdb.connect(config={"threads": threads}).read_parquet(str(file))
+        log = Rounds(relation, **ROLES, unit="user", segment="device")
+        answers.append(evaluate(log, POLICIES, ["IPS", "SNIPS"], interval="bootstrap"))
+    close(answers[0], answers[1], rel=1e-12)
+    close(answers[1], answers[2], rel=1e-12)

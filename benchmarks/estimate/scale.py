@@ -176,8 +176,9 @@ def against_peers(note, folder, path):
         "ours_values": ours[0]["values"],
         "ours_rss_mb": max(a["rss_mb"] for a in ours),
         "ours_learnt_dr": note("learnt", lambda: ask("learnt", path)),
-        "ours_streamed_dr": note("streamed", lambda: ask("streamed", path)),
     }
+    with contextlib.suppress(NotMeasured):
+        result["ours_streamed_dr"] = note("streamed", lambda: ask("streamed", path))
     if obp[0] is None:
         return result, []
     theirs, replicate = least(obp), drawn["seconds"] / drawn["replicates"]

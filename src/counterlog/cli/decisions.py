@@ -128,7 +128,7 @@ def estimate(
         ),
     ] = None,
     sums_only: Annotated[
-        bool, typer.Option("--sums-only", help="Values and t intervals alone: a third of the time.")
+        bool, typer.Option("--sums-only", help="Values and t intervals alone: less than half the time.")
     ] = False,
     add: Annotated[list[Path] | None, typer.Option(help="Saved result to add (yesterday's).")] = None,
     save: Annotated[Path | None, typer.Option(help="Save the result here, to be added to later.")] = None,

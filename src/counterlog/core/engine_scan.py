@@ -81,7 +81,7 @@ def scan_log(
 ) -> BucketTable:
     """Every policy, estimator and reward in one aggregation, one more a segment column.
 
-    `sums_only` leaves out the buckets when rows are their own units: values and t intervals in a third of the time, but
+    `sums_only` leaves out the buckets when rows are their own units: values and t intervals in less than half the time, but
     no bootstrap, no difference of two policies and no note on heavy tails.
 
     Raises `LogError` for a policy column that holds no probabilities, or a prediction that is no number, and

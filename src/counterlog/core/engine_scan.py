@@ -81,8 +81,8 @@ def scan_log(
 ) -> BucketTable:
     """Every policy, estimator and reward in one aggregation, one more a segment column.
 
-    `sums_only` leaves out the buckets when rows are their own units: values and t intervals in less than half the time, but
-    no bootstrap, no difference of two policies and no note on heavy tails.
+    `sums_only` leaves out the buckets when rows are their own units: values and t intervals in less than half the time,
+    but no bootstrap, no difference of two policies and no note on heavy tails.
 
     Raises `LogError` for a policy column that holds no probabilities, or a prediction that is no number, and
     `SupportError` for a policy that no row agrees with.

@@ -122,8 +122,8 @@ def evaluate(
     bounds       of one row's term (reward bounds times the largest weight), for hoeffding and bernstein
     q            out-of-fold predictions by reward, in place of fitting `model` on `folds` folds: arrays (n, actions),
                  or `ColumnPredictions` that name columns of the log
-    sums_only    leave out the buckets: values and t intervals in less than half the time, but no bootstrap, differences of
-                 policies or notes on heavy tails; for rows that are their own units and policies that are columns
+    sums_only    leave out the buckets: values and t intervals in less than half the time, but no bootstrap, differences
+                 of policies or notes on heavy tails; for rows that are their own units and policies that are columns
     streamed     fit `model` on a sample and predict batch by batch; by default from 2,000,000 rows
     on_error     `raise`, or `record` to keep a policy that cannot be valued as an invalid estimate with its reason
 

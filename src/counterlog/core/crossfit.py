@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from counterlog.core.hashing import Keys, row_keys, scatter, unit_keys
 from counterlog.core.rounds import Rounds
 
 Floats = NDArray[np.float64]
+Predict = Callable[[Floats], Floats]
 REWARD_MODELS = ("boosting", "linear")
 MOST_INTERACTIONS = 600
 _FOLD_SALT = 101
@@ -37,9 +38,8 @@ class FoldModel:
 
 def folds_of(log: Rounds, folds: int, *, rng: int = 0) -> NDArray[np.int64]:
     """(n,) fold of every row; rows of one unit share a fold."""
-    return folds_by_key(
-        unit_keys(log.table[log.unit_column]) if log.unit_column else row_keys(log.n), folds, rng=rng
-    )
+    keys = unit_keys(log.table[log.unit_column]) if log.unit_column else row_keys(log.n, log.first_row)
+    return folds_by_key(keys, folds, rng=rng)
 
 
 def folds_by_key(keys: Keys, folds: int, *, rng: int = 0) -> NDArray[np.int64]:
@@ -79,22 +79,60 @@ def reward_model(
     each other.
     """
     x = Encoder.fit(log.context).transform(log.context)
-    reward, action, actions = log.reward, log.action, len(log.actions)
+    fold = folds_of(log, folds, rng=rng)
+    made = fit_folds(
+        model, x, log.action, log.reward, fold, len(log.actions), weight=sample_weight, kept=kept, rng=rng
+    )
+    return made.predict(x, fold)
+
+
+@dataclass(frozen=True)
+class FoldModels:
+    """A prediction function for every fold, each fitted on the other folds' rows."""
+
+    predict_fold: dict[int, Predict]
+    actions: int
+    interact: bool
+
+    def predict(self, x: Floats, fold: NDArray[np.int64]) -> Floats:
+        """(n, actions) predictions of encoded contexts by the model that never saw their fold."""
+        q = np.empty((len(x), self.actions))
+        with threadpool_limits(1):
+            for k in np.unique(fold).tolist():
+                rest = np.flatnonzero(fold == k)
+                for a in range(self.actions):
+                    every = np.full(len(rest), a)
+                    phi = action_features(x[rest], every, self.actions, interact=self.interact)
+                    q[rest, a] = self.predict_fold[k](phi)
+        return q
+
+
+def fit_folds(
+    model: Any,
+    x: Floats,
+    action: NDArray[np.int64],
+    reward: Floats,
+    fold: NDArray[np.int64],
+    actions: int,
+    *,
+    weight: Floats | None = None,
+    kept: list[FoldModel] | None = None,
+    rng: int = 0,
+) -> FoldModels:
+    """The models of all folds, fitted on encoded contexts in memory; `kept` collects them with their rows."""
     binary = bool(np.isin(reward, (0.0, 1.0)).all())
     interact = model != "boosting"
-    q = np.empty((log.n, actions))
     make_model(model, binary=binary, rng=rng)  # loads the libraries whose threads are limited next
+    fitted: dict[int, Predict] = {}
     with threadpool_limits(1):
-        for fit, rest in splits(folds_of(log, folds, rng=rng)):
-            weight = None if sample_weight is None else sample_weight[fit]
+        for fit, rest in splits(fold):
             phi = action_features(x[fit], action[fit], actions, interact=interact)
-            predict, fitted = _fit(model, phi, reward[fit], binary=binary, weight=weight, rng=rng)
-            if kept is not None and fitted is not None:
-                kept.append(FoldModel(fit, rest, fitted, phi))
-            for a in range(actions):
-                every = np.full(len(rest), a)
-                q[rest, a] = predict(action_features(x[rest], every, actions, interact=interact))
-    return q
+            part = None if weight is None else weight[fit]
+            predict, found = _fit(model, phi, reward[fit], binary=binary, weight=part, rng=rng)
+            fitted[int(fold[rest[0]])] = predict
+            if kept is not None and found is not None:
+                kept.append(FoldModel(fit, rest, found, phi))
+    return FoldModels(fitted, actions, interact)
 
 
 def _fit(model: Any, phi: Floats, reward: Floats, *, binary: bool, weight: Floats | None, rng: int) -> Any:

@@ -61,7 +61,7 @@ def simulated(n: int, rng: int, config: InvalidIVConfig) -> dict[str, tuple[floa
     }
     named = (
         {cell: triples[key] for cell, key in CELLS.items()}
-        if config is GRID
+        if config == GRID
         else {" + ".join(key): value for key, value in triples.items()}
     )
     return {

@@ -21,7 +21,9 @@ print(log, log.returns()[:45].mean(), log.returns()[45:].mean())
 # Two seeds for each alpha, trained side by side and scored from the same starts.
 alphas, scores = [0.0, 2.5, 20.0, 100.0], []
 for alpha in alphas:
-    config = TD3BCConfig(alpha=alpha, seeds=2, hidden=(32, 32), batch=64, steps=1500, gamma=0.97, lr=1e-3, tau=0.01)
+    config = TD3BCConfig(
+        alpha=alpha, seeds=2, hidden=(32, 32), batch=64, steps=1500, gamma=0.97, lr=1e-3, tau=0.01
+    )
     policy = TD3BC(config).fit(log, low=-2, high=2)
     scores.append(evaluate_policy(policy, Pendulum, starts=10, gamma=0.97))
     print(alpha, scores[-1].returns)
@@ -30,7 +32,9 @@ for alpha in alphas:
 # Mean return a seed; the line joins the means.
 figure = go.Figure()
 for k in range(2):
-    figure.add_scatter(x=[str(a) for a in alphas], y=[s.returns[k] for s in scores], mode="markers", name=f"seed {k}")
+    figure.add_scatter(
+        x=[str(a) for a in alphas], y=[s.returns[k] for s in scores], mode="markers", name=f"seed {k}"
+    )
 figure.add_scatter(x=[str(a) for a in alphas], y=[s.value for s in scores], name="mean")
 figure.update_layout(xaxis_title="alpha", yaxis_title="return per episode")
-figure
+figure  # noqa: B018

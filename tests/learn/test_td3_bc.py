@@ -81,7 +81,7 @@ def test_alpha_zero_is_plain_cloning() -> None:
 
 def test_a_stack_of_seeds_equals_seeds_one_by_one() -> None:
     log = pendulum_log("pendulum-mix", 2000)
-    settings = {**SMALL, "steps": 200}
+    settings = {**SMALL, "hidden": (8, 8), "steps": 200}
     together = TD3BC(TD3BCConfig(seeds=5, **settings)).fit(log, low=-2, high=2, rng=4)
     for k in range(5):
         alone = TD3BC(TD3BCConfig(**settings)).fit(log, low=-2, high=2, rng=4 + k)
@@ -120,6 +120,7 @@ def test_the_same_rng_gives_the_same_policy_and_another_gives_another() -> None:
     assert not torch.equal(a, c)
 
 
+@pytest.mark.slow
 def test_without_a_termination_a_constant_reward_is_worth_its_discounted_sum() -> None:
     """One state, reward near 1, cut at every step: the value is 1 / (1 - gamma), and 1 when it terminates."""
     for ends, worth in (("truncated", 5.0), ("terminated", 1.0)):

@@ -2,9 +2,9 @@
 
 Run: OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/learn/engine.py
      (writes benchmarks/results/rl-engine.json)
-CORL_TD3_BC, when set, names CORL's algorithms/offline/td3_bc.py: its classes are run as published, with sampling and
-logging, its imports of simulators and trackers left empty. PEER_PYTHON, when set, names a Python with d3rlpy 2.8.1. Both
-learn on the same random rows of HalfCheetah's sizes (17 states, 6 actions). Sides take turns; times are processor
+CORL_TD3_BC, when set, names CORL's algorithms/offline/td3_bc.py: its classes are run as published, sampling and logging
+included, its imports of simulators and trackers left empty. PEER_PYTHON, when set, names a Python with d3rlpy 2.8.1.
+Both learn on the same random rows of HalfCheetah's sizes (17 states, 6 actions). Sides take turns; times are processor
 seconds, one thread, the median over turns, milliseconds a seed and update.
 """
 

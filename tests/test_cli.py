@@ -145,3 +145,8 @@ def test_simulated_data_can_be_made(tmp_path: Path) -> None:
     run("data", "make", "coupons", "--rows", "50", "--out", tmp_path / "c.parquet")
     assert pl.read_parquet(tmp_path / "c.parquet").height == 50
     assert "there is no simulator" in run("data", "make", "nothing", "--out", tmp_path / "x", code=1).stderr
+
+
+def test_a_log_of_trajectories_can_be_made(tmp_path: Path) -> None:
+    run("data", "make", "pendulum-mix", "--rows", "2000", "--out", tmp_path / "p.npz")
+    assert (tmp_path / "p.npz").exists()

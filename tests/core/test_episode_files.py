@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
-from counterlog.core.episode_files import read_d4rl, read_minari
-from counterlog.core.episodes import EpisodeWarning
+from counterlog.core.episode_files import read_d4rl, read_lerobot, read_minari
+from counterlog.core.episodes import Episodes, EpisodeWarning
 from counterlog.core.errors import LogError
 
 h5py = pytest.importorskip("h5py", reason="needs the rl extra")
@@ -63,3 +64,52 @@ def test_a_minari_data_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert log.n == 3
     np.testing.assert_array_equal(np.diff(log.offsets), lengths)
     np.testing.assert_array_equal(log.terminated[log.offsets[1:] - 1], True)
+
+
+def test_a_log_written_for_minari_comes_back_whole(tmp_path: Path) -> None:
+    pytest.importorskip("minari", reason="needs the rl extra")
+    from counterlog.core.minari_files import write_minari
+    from counterlog.datasets.cart_pole import balancers, roll
+    from counterlog.datasets.pendulum import pendulum_log
+
+    logs = {"pendulum": pendulum_log("pendulum-mix", 2000), "pole": roll(balancers(2)["pole-0"], 7, 20)}
+    for name, log in logs.items():
+        again = read_minari(write_minari(log, tmp_path / name, name=f"counterlog/{name}-v0"))
+        assert again.fingerprint == log.fingerprint
+    with pytest.raises(LogError, match="exists"):
+        write_minari(log, tmp_path / "pole", name="x")
+    with pytest.raises(LogError, match="no 'final_state'"), pytest.warns(EpisodeWarning):
+        write_minari(Episodes(offsets=[0, 1], state=[0], action=[0], reward=[0.0]), tmp_path / "y", name="x")
+    assert not (tmp_path / "y").exists()
+
+
+def test_lerobot_tables_are_read_in_order(tmp_path: Path) -> None:
+    table = pl.DataFrame(
+        {
+            "episode_index": [1, 0, 0, 1, 1],
+            "frame_index": [0, 1, 0, 2, 1],
+            "observation.state": [[10.0, 0.0], [2.0, 0.0], [1.0, 0.0], [12.0, 0.0], [11.0, 0.0]],
+            "action": [[0.1], [0.2], [0.3], [0.4], [0.5]],
+            "next.reward": [0.0, 1.0, 0.0, 5.0, 0.0],
+            "next.done": [False, True, False, True, False],
+        }
+    )
+    (tmp_path / "data" / "chunk-000").mkdir(parents=True)
+    table.write_parquet(tmp_path / "data" / "chunk-000" / "file-000.parquet")
+    log = read_lerobot(tmp_path)
+    assert log.offsets.tolist() == [0, 2, 5]
+    assert log.state[:, 0].tolist() == [1, 2, 10, 11, 12]
+    assert log.action[:, 0].tolist() == [0.3, 0.2, 0.1, 0.5, 0.4]
+    assert log.truncated.tolist() == [False, True, False, False, True]
+    assert log.returns().tolist() == [1.0, 5.0]
+    assert read_lerobot(tmp_path, ends="terminated").terminated.sum() == 2
+    bad = tmp_path / "bad.parquet"
+    table.filter(pl.col("frame_index") != 1).write_parquet(bad)
+    with pytest.raises(LogError, match="frame_index has gaps"):
+        read_lerobot(bad)
+    table.drop("action").write_parquet(bad)
+    with pytest.raises(LogError, match="no column 'action'"):
+        read_lerobot(bad)
+    table.with_columns(action=pl.Series([[0.1], [0.2, 0.3], [0.1], [0.1], [0.1]])).write_parquet(bad)
+    with pytest.raises(LogError, match="lists of 1 to 2 numbers"):
+        read_lerobot(bad)

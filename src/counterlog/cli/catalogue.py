@@ -92,9 +92,14 @@ def data_list(as_json: Json = False) -> None:
 
 @data.command("get")
 def data_get(name: str) -> None:
-    """Find or download a data set's files and print their paths."""
+    """Find or download a data set's files and print their paths; minari:ID fetches a published Minari data set."""
     from counterlog.datasets.registry import dataset, get
 
+    if name.startswith("minari:"):
+        from counterlog.datasets.episode_logs import get_minari
+
+        typer.echo(get_minari(name.removeprefix("minari:")))
+        return
     for source in dataset(name).sources:
         typer.echo(get(name, source.file))
 
@@ -102,11 +107,11 @@ def data_get(name: str) -> None:
 @data.command("make")
 def data_make(
     name: str,
-    out: Annotated[Path, typer.Option(help="File to write (Parquet).")],
+    out: Annotated[Path, typer.Option(help="Parquet file; for trajectories a new Minari folder or .npz.")],
     rows: Annotated[int, typer.Option(help="Rows to draw.", min=1)] = 20_000,
     rng: Seed = 0,
 ) -> None:
-    """Draw a simulated log with known truth and write it."""
+    """Draw a simulated log of decisions, or generate a log of trajectories, and write it."""
     from counterlog.datasets.simulated import make
 
     typer.echo(make(name, out, rows=rows, rng=rng))

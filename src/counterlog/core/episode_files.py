@@ -1,15 +1,16 @@
-"""Trajectories from the files of the offline-RL field: D4RL HDF5 and Minari. Both readers are optional extras."""
+"""Trajectories from the files of the field: D4RL HDF5 and Minari (optional extras), and LeRobot tables."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from counterlog.core.episodes import Episodes
-from counterlog.core.errors import LogError, message, need_extra
+from counterlog.core.errors import LogError, first_rows, message, need_extra
 
 
 def read_d4rl(path: str | os.PathLike[str], *, longest: int | None = None) -> Episodes:
@@ -82,27 +83,104 @@ def _limits(terminal: NDArray[np.bool_], longest: int | None) -> NDArray[np.bool
 
 
 def read_minari(dataset: Any) -> Episodes:
-    """From a Minari data set (the object, or the id of one that lies on this machine): nothing is downloaded.
+    """From a Minari data set: the object, its folder, or the id of one that lies on this machine; no downloads.
 
     An episode has T + 1 observations and T actions; the last observation is the state after the end. Dict observations
-    are joined in the order of their sorted keys. Raises `MissingExtraError` without minari.
+    are joined in the order of their sorted keys. `infos["log_propensity"]` (T + 1, the first for the reset) is the
+    logging policy's log-probability. Raises `MissingExtraError` without minari.
     """
-    if isinstance(dataset, str):
-        dataset = need_extra("minari", "rl").load_dataset(dataset, download=False)
+    if isinstance(dataset, (str, os.PathLike)):
+        minari = need_extra("minari", "rl")
+        inside = Path(dataset) / "data"
+        if inside.is_dir():
+            dataset = minari.MinariDataset(inside)
+        else:
+            dataset = minari.load_dataset(os.fspath(dataset), download=False)
     episodes = list(dataset.iterate_episodes())
     if not episodes:
         msg = message("the data set has no episodes")
         raise LogError(msg)
     states = [_joined(e.observations) for e in episodes]
+    infos = [e.infos or {} for e in episodes]
+    known = all("log_propensity" in i for i in infos)
+    actions = np.concatenate([np.asarray(e.actions) for e in episodes])
     return Episodes(
         offsets=np.concatenate([[0], np.cumsum([len(e.rewards) for e in episodes])]),
         state=np.concatenate([s[:-1] for s in states]),
-        action=np.concatenate([np.asarray(e.actions) for e in episodes]),
+        action=actions,
         reward=np.concatenate([np.asarray(e.rewards, np.float64) for e in episodes]),
         terminated=np.concatenate([np.asarray(e.terminations) for e in episodes]),
         truncated=np.concatenate([np.asarray(e.truncations) & ~np.asarray(e.terminations) for e in episodes]),
+        log_propensity=np.concatenate([np.asarray(i["log_propensity"])[1:] for i in infos])
+        if known
+        else None,
+        actions=int(getattr(dataset.action_space, "n", 0)) or None if actions.ndim == 1 else None,
         final_state=np.stack([s[-1] for s in states]),
     )
+
+
+def read_lerobot(
+    path: str | os.PathLike[str], *, ends: Literal["terminated", "truncated"] = "truncated"
+) -> Episodes:
+    """From LeRobot tables: a Parquet file, a glob, or a data set's folder (its data/**/*.parquet).
+
+    Columns: episode_index, frame_index, observation.state and action (lists of numbers), and where they exist
+    next.reward, next.terminated and next.truncated. LeRobot's `next.done` says that a recording ended, not why: `ends`
+    says what an episode's last frame means when the table does not. Raises `LogError` for another table.
+    """
+    import polars as pl
+
+    place = Path(path)
+    source = str(place / "data" / "**" / "*.parquet") if place.is_dir() else os.fspath(path)
+    try:
+        table = pl.read_parquet(source)
+    except (OSError, pl.exceptions.PolarsError) as cause:
+        msg = message(f"{source!r} cannot be read as Parquet ({cause})")
+        raise LogError(msg) from cause
+    wanted = ("episode_index", "frame_index", "observation.state", "action")
+    if missing := [c for c in wanted if c not in table.columns]:
+        msg = message(f"{source!r} has no column {missing[0]!r}", expected="a LeRobot table")
+        raise LogError(msg)
+    table = table.sort("episode_index", "frame_index")
+    owner = table["episode_index"].to_numpy()
+    offsets = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1, [len(owner)]])
+    frames = table["frame_index"].to_numpy()
+    if (
+        bad := np.flatnonzero(frames != np.arange(len(owner)) - np.repeat(offsets[:-1], np.diff(offsets)))
+    ).size:
+        msg = message(f"frame_index has gaps or repeats: {first_rows(bad)}", hint="give whole episodes")
+        raise LogError(msg)
+    last = np.zeros(len(owner), bool)
+    last[offsets[1:] - 1] = True
+    flags: dict[str, NDArray[Any] | None] = dict.fromkeys(("terminated", "truncated"))
+    for kind in flags:
+        if f"next.{kind}" in table.columns:
+            flags[kind] = table[f"next.{kind}"].to_numpy()
+    if all(f is None for f in flags.values()):
+        flags[ends] = last
+    return Episodes(
+        offsets=offsets,
+        state=_lists(table["observation.state"]),
+        action=_lists(table["action"]),
+        reward=table["next.reward"].to_numpy() if "next.reward" in table.columns else None,
+        terminated=flags["terminated"],
+        truncated=flags["truncated"],
+    )
+
+
+def _lists(column: Any) -> NDArray[Any]:
+    """(N, d) from a column of lists of one length. Raises `LogError` for lists of several."""
+    import polars as pl
+
+    if not isinstance(column.dtype, pl.List):
+        return np.asarray(column.to_numpy())
+    sizes = column.list.len()
+    if sizes.n_unique() != 1:
+        msg = message(
+            f"{column.name} has lists of {sizes.min()} to {sizes.max()} numbers", expected="one length"
+        )
+        raise LogError(msg)
+    return np.asarray(column.explode().to_numpy()).reshape(len(column), -1)
 
 
 def _joined(observations: Any) -> NDArray[Any]:

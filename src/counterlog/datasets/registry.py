@@ -181,6 +181,15 @@ DATASETS: dict[str, Dataset] = {
             ),
         ),
         Dataset(
+            name="ars-linear-policies",
+            about="linear policies of MuJoCo Hopper-v5, half-way and best, and their learning curve",
+            licence="Apache-2.0 (made for Counterlog by augmented random search)",
+            origin="Mania, Guy and Recht, Simple Random Search, 2018 (the method)",
+            sources=(
+                Source("Hopper-v5.npz", "166393d5b1593772f8d35a5c451ebcf8aff59ff985bdbbd2185fd1c971d30167"),
+            ),
+        ),
+        Dataset(
             name="uci-german-credit",
             about="1,000 loans with 20 attributes, good or bad",
             licence="CC BY 4.0 (UCI Machine Learning Repository)",

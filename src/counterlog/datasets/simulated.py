@@ -14,8 +14,14 @@ from counterlog.core.files import write_whole
 
 def make(name: str, path: Path, *, rows: int, rng: int) -> Path:
     """Draw `rows` decisions and write them. Raises `DatasetError` for an unknown name."""
+    from counterlog.datasets.episode_logs import EPISODE_LOGS, make_episodes
+
+    if name in EPISODE_LOGS:
+        return make_episodes(name, path, rows=rows, rng=rng)
     if name not in SIMULATORS:
-        msg = message(f"there is no simulator {name!r}", expected=f"one of {', '.join(SIMULATORS)}")
+        msg = message(
+            f"there is no simulator {name!r}", expected=f"one of {', '.join((*SIMULATORS, *EPISODE_LOGS))}"
+        )
         raise DatasetError(msg)
     import io
 

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from counterlog.audit.decision_log import audit
+    from counterlog.core.clicks import Clicks
     from counterlog.core.column_predictions import ColumnPredictions
     from counterlog.core.episodes import Episodes
     from counterlog.core.errors import CounterlogError
     from counterlog.core.evaluate import Evaluation, evaluate
+    from counterlog.core.network import Network
+    from counterlog.core.pairs import Pairs
     from counterlog.core.policies import Always, Function, Logged, Policy, Uniform
     from counterlog.core.results import Estimate, Finding
+    from counterlog.core.rollouts import Rollouts
     from counterlog.core.rounds import Rounds
     from counterlog.core.saved_policies import SoftmaxPolicy, load_policy
+    from counterlog.core.units import Units
     from counterlog.report.decision_report import build as report
 
 __version__ = "0.1.0"
@@ -25,6 +30,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "Rounds": "core.rounds",
     "Episodes": "core.episodes",
+    "Clicks": "core.clicks",
+    "Network": "core.network",
+    "Pairs": "core.pairs",
+    "Rollouts": "core.rollouts",
+    "Units": "core.units",
     "evaluate": "core.evaluate",
     "ColumnPredictions": "core.column_predictions",
     "Evaluation": "core.evaluate",
@@ -44,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "Always",
+    "Clicks",
     "ColumnPredictions",
     "CounterlogError",
     "Episodes",
@@ -52,10 +63,14 @@ __all__ = [
     "Finding",
     "Function",
     "Logged",
+    "Network",
+    "Pairs",
     "Policy",
+    "Rollouts",
     "Rounds",
     "SoftmaxPolicy",
     "Uniform",
+    "Units",
     "audit",
     "evaluate",
     "load_policy",

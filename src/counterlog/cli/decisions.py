@@ -38,6 +38,7 @@ from counterlog.cli.log_options import (
     split,
 )
 from counterlog.cli.printing import command_line, content, print_json, print_line, print_table, progress
+from counterlog.core.errors import ConfigError, message
 
 
 def report(
@@ -243,13 +244,47 @@ def learn(
     set_: Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value.")] = None,
     rng: Seed = 0,
     out: Annotated[Path, typer.Option(help="File for the learnt policy.")] = Path("policy.safetensors"),
+    bounds: Annotated[
+        str | None, typer.Option(help="LO,HI of continuous actions (trajectories only).")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Checkpoints; a stopped run goes on from here (trajectories only).")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn a policy from a log and save it; `estimate --policy file:POLICY` values it on another log."""
-    from counterlog.studies.running import fit_system
+    """Learn a policy from a log and save it; `estimate --policy file:POLICY` values it on another log.
+
+    LOG is a decision log, or, for a system that reads trajectories (td3-bc, iql, ...), a Minari or LeRobot folder or a
+    .npz, .hdf5 or .parquet file of them.
+    """
+    from counterlog.index import card
+    from counterlog.studies.running import fit_episodes, fit_system
 
     say = progress(quiet)
+    if card(system).data == ("Episodes",):
+        if log is None:
+            raise ConfigError(message(f"{system} needs a log of trajectories", hint="counterlog data make"))
+        from counterlog.core.episode_files import read_episodes
+
+        episodes = read_episodes(log)
+        rows, saved = fit_episodes(
+            system,
+            episodes,
+            bounds=read_bounds(bounds),
+            config=config,
+            options=set_ or (),
+            rng=rng,
+            out=out,
+            folder=folder,
+            progress=say,
+        )
+        if as_json:
+            print_json({"n": episodes.n, "system": system, "policy": str(saved), "result": rows})
+        else:
+            print_table(f"{system} on {episodes.n:,} trajectories, last step of each seed", rows)
+            print_line(f"policies: {saved}")
+        return
     rounds = read_sample(read_log(locals()), say)
     say(f"learning with {system}", 0.0)
     result, saved = fit_system(system, rounds, config=config, options=set_ or (), rng=rng, out=out)

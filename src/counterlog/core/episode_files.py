@@ -13,6 +13,22 @@ from counterlog.core.episodes import Episodes
 from counterlog.core.errors import LogError, first_rows, message, need_extra
 
 
+def read_episodes(path: str | os.PathLike[str]) -> Episodes:
+    """Trajectories from a file, by its ending: .npz, .hdf5 or .h5 (D4RL), .parquet (LeRobot); a folder with
+    data/**/*.parquet is LeRobot's, any other Minari's. Raises `LogError` for another ending or a missing file."""
+    place = Path(path)
+    if place.is_dir():
+        return read_lerobot(place) if any(place.glob("data/**/*.parquet")) else read_minari(place)
+    readers = {".npz": Episodes.from_npz, ".hdf5": read_d4rl, ".h5": read_d4rl, ".parquet": read_lerobot}
+    if place.suffix not in readers or not place.exists():
+        msg = message(
+            f"{os.fspath(path)!r} is no log of trajectories",
+            expected=f"a file ending in {', '.join(readers)}, or a Minari or LeRobot folder",
+        )
+        raise LogError(msg)
+    return readers[place.suffix](place)
+
+
 def read_d4rl(path: str | os.PathLike[str], *, longest: int | None = None) -> Episodes:
     """From a D4RL HDF5 file: observations, actions, rewards, terminals, and timeouts where the file has them.
 

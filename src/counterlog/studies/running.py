@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from counterlog.core.config import Config
+from counterlog.core.episodes import Episodes
 from counterlog.core.errors import ConfigError, message
 from counterlog.core.results import Result
 from counterlog.core.rounds import Rounds
@@ -66,6 +67,35 @@ def fit_system(
         return [{"policy": policy.name, "rows": log.n}], saved
     report.save(out.with_suffix(".json"))
     return report.records(), saved
+
+
+def fit_episodes(
+    slug: str,
+    log: Episodes,
+    *,
+    bounds: tuple[float, float] | None,
+    config: Path | None,
+    options: Sequence[str],
+    rng: int,
+    out: Path,
+    folder: Path | None,
+    progress: Callable[[str, float], None] | None,
+) -> tuple[list[dict[str, Any]], Path]:
+    """Fit a system that learns from trajectories; save its policies to `out` and its report beside them as JSON.
+
+    `bounds` are those of continuous actions; `folder` keeps checkpoints, from which a stopped run goes on. Returns the
+    last record of each seed and the path of the policies.
+    """
+    found = card(slug)
+    kind = class_with_verb(found)
+    settings = _settings(found, kind.__name__, config, options)
+    learner = kind(settings) if settings is not None else kind()
+    low, high = bounds or (None, None)
+    policy = learner.fit(log, rng=rng, low=low, high=high, folder=folder, progress=progress)
+    saved: Path = policy.save(out)
+    policy.report.save(out.with_suffix(".json"))
+    last: dict[Any, dict[str, Any]] = {row.get("seed"): row for row in policy.report.records()}
+    return list(last.values()), saved
 
 
 def click_learner(slug: str, *, config: Path | None, options: Sequence[str]) -> Any:

@@ -263,6 +263,7 @@ def test_minari_episodes_have_one_observation_more_than_actions():
         rewards=[1.0, 2.0],
         terminations=[False, True],
         truncations=[False, True],
+        infos=None,
     )
     log = read_minari(types.SimpleNamespace(iterate_episodes=lambda: iter([episode, episode])))
     assert log.state[:2].tolist() == [[0, 1, 0], [2, 3, 1]] and log.final_state[0].tolist() == [4, 5, 2]

@@ -362,6 +362,12 @@ def test_risk_grows_and_finding_the_best_gets_likelier_with_k() -> None:
     assert all(p.lo <= p.ratio <= p.hi for p in a.points[1:])
 
 
+def test_candidates_that_a_draw_takes_as_alike_have_no_spread_and_not_a_rounding_one() -> None:
+    for rng in (0, 2):  # logs whose draws often take all candidates as equal
+        a = advice_on([0.0, 0.02, -0.02, 0.01, 0.0], rng=rng)
+        assert all(p.ratio < 100 and p.lo <= p.ratio <= p.hi for p in a.points[1:])
+
+
 def test_advice_repeats_itself_and_survives_saving(tmp_path) -> None:
     one, two = advice_on([0.1, 0.0, -0.1]), advice_on([0.1, 0.0, -0.1])
     assert repr(one) == repr(two) and repr(Advice.load(one.save(tmp_path / "a"))) == repr(one)

@@ -54,6 +54,8 @@ def shrunken_gains(gains: Floats, replicates: Floats, *, rng: int = 0) -> Floats
     for i in np.unique(pick):
         mine = pick == i
         true[mine] += np.linalg.solve(total[i], (gains - true[mine] - noise[mine]).T).T @ prior[i]
+        if tau[i] == 0:  # all candidates alike: rounding must not pass for a spread
+            true[mine] = true[mine].mean(axis=1, keepdims=True)
     return np.asarray(true, np.float64)
 
 

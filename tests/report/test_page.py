@@ -90,6 +90,7 @@ def test_the_sections_come_in_their_order(html):
         "A better policy to download",
         "For whom?",
         "What does the answer hang on?",
+        "Which rows sway it through the reward model?",
         "How many more decisions would settle it?",
         "Does the winner hold on rows that did not choose it?",
     ]

@@ -17,8 +17,8 @@ from counterlog.datasets import chain_sum  # noqa: E402
 
 pytestmark = pytest.mark.language
 ROWS = [
-    {"prompt": "1 2 =", "completion": "3", "reward": 1.0},
-    {"prompt": "4 4 =", "completion": "8 8", "reward": None},
+    {"prompt": "1 2 =", "completion": "3", "reward": 1.0, "truncated": False},
+    {"prompt": "4 4 =", "completion": "8 8", "reward": None, "truncated": False},
     {"prompt": "1 2 =", "completion": "9", "reward": 0.0, "truncated": True},
 ]
 
@@ -155,8 +155,8 @@ def test_what_is_wrong_is_named(rows, said):
 
 
 def test_tokens_that_the_model_lacks_and_text_cut_otherwise_are_refused(tokens):
-    with pytest.raises(LogError, match=r"completion 0 holds token 5.*\n?.*tokenizer"):
-        Rollouts([LOG]).encode(None, vocabulary=5)
+    with pytest.raises(LogError, match=r"completion 0 holds token 5"):
+        Rollouts([{**LOG, "prompt": [1]}]).encode(None, vocabulary=5)
     text = {"prompt": "1 =", "completion": "1 2", "completion_logprobs": [-1.0, -1, -1, -1]}
     with pytest.raises(LogError, match="row 0 has 4 log-probabilities for 3 tokens"):
         Rollouts([text]).encode(tokens, vocabulary=105)

@@ -258,6 +258,7 @@ def test_pairs_of_weight_one_are_k_times_the_plain_advantage():
     assert torch.allclose(weighted, w * w.sum() * (rewards - (w * rewards).sum() / w.sum()), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:all groups")
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from(sorted(set(PRESETS) - {"red-drop"})))
 def test_neither_the_order_of_rows_nor_a_shift_of_all_rewards_matters(seed, preset):

@@ -37,8 +37,11 @@ def test_what_trl_cannot_tell_is_refused(monkeypatch):
 @pytest.mark.parametrize("kind", ["bnpo", "dr_grpo", "grpo"])
 def test_ppo_presets_have_the_loss_and_gradient_of_trl(kind, tmp_path):
     trl = pytest.importorskip("trl", reason="trl is not installed")
+    import datasets
+
     from counterlog.datasets import chain_sum
 
+    rows = datasets.Dataset.from_list([{"prompt": "1 2 3 4 ="}] * 8)
     aggregation = {"bnpo": "token-mean", "dr_grpo": "seq-mean-token-sum-norm", "grpo": "seq-mean-token-mean"}[
         kind
     ]
@@ -61,7 +64,7 @@ def test_ppo_presets_have_the_loss_and_gradient_of_trl(kind, tmp_path):
     for make in (trl.GRPOTrainer, ours):
         trainer = make(
             model=chain_sum.untrained_model(), reward_funcs=chain_sum.reward, args=args,
-            train_dataset=[{"prompt": "1 2 3 4 ="}] * 8, processing_class=chain_sum.number_tokenizer(),
+            train_dataset=rows, processing_class=chain_sum.number_tokenizer(),
         )  # fmt: skip
         trainer.current_gradient_accumulation_steps = 1
         loss = trainer._compute_loss(trainer.model, inputs)

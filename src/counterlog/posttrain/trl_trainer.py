@@ -6,6 +6,7 @@ that it was tested with.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def make_trl_trainer(loss: str = "rec-oneside-nois", **settings: Any) -> type:
     TRL, `ConfigError` for another version and for what TRL's batches cannot tell (RED-Drop, other baselines).
     """
     try:
-        import trl
+        trl: Any = import_module("trl")
     except ImportError as cause:
         msg = message("'trl' is not installed", hint="pip install trl==1.16.0")
         raise MissingExtraError(msg) from cause

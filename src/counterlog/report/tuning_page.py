@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from counterlog.core.run_folder import RESULT, RUN
 from counterlog.core.tuning_result import TuningReport, curves
 from counterlog.report.blocks import Section, grid
 from counterlog.report.files import PAGE
-from counterlog.report.page import TEMPLATES, ready
+from counterlog.report.page import fill, ready
 
 PNG = re.compile(r"^data:image/png;base64,[A-Za-z0-9+/=]+$")
 GROUPS = (
@@ -69,31 +68,15 @@ def write_page(folder: str | os.PathLike[str]) -> Path:
 
 def render_tuning(report: TuningReport, run: dict[str, Any]) -> str:
     """The page as text."""
-    from jinja2 import DictLoader, Environment, StrictUndefined
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    folder = files("counterlog.report") / TEMPLATES
-    names = ("blocks.html", "tuning.html", "page.css", "page.js")
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in names}
-    environment = Environment(
-        loader=DictLoader(texts),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [*curve_sections(report), *watch_sections(report)]
-    return environment.get_template("tuning.html").render(
+    return fill(
+        "tuning.html",
         report=report,
         run=run,
         verdict=verdict(report),
         sections=[ready(s, "run") for s in sections],
         samples=[_sample(s) for s in report.samples],
         closing=ready(made_section(report, run), "run"),
-        css=Markup(texts["page.css"]),
-        js=Markup(texts["page.js"]),
-        plotly=Markup(get_plotlyjs()),
     )
 
 

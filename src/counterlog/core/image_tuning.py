@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from counterlog.core.errors import LogError, message, need_extra
+from counterlog.core.errors import need_extra
 from counterlog.core.generation import seed_of
 from counterlog.core.group_advantages import group_advantage, spread_share
 from counterlog.core.image_batches import ImageBatch, joined
@@ -245,12 +245,12 @@ class ImageTrainee:
 
     def remember(self, step: int) -> None:
         """What the present weights say about the rows of later updates: the denominators of their ratios."""
-        epoch, assert_epoch = step // self.config.updates, self.epoch
-        assert assert_epoch is not None  # sampled before
+        epoch, rows_of = step // self.config.updates, self.epoch
+        assert rows_of is not None  # sampled before
         now, device = self.forward(self.module), self.model.device
         for update, rows in enumerate(self.order(epoch)):
-            if update == 0 or step + update >= self.config.steps:
-                continue
+            if update == 0:
+                continue  # the ratios of the first update are 1
             whole = self.dealt(epoch, update, step + update)
             parts = []
             for i in range(0, len(whole), self.config.micro_batch):
@@ -260,9 +260,9 @@ class ImageTrainee:
                     return
                 parts.append(found.cpu())
             old = torch.cat(parts)
-            if assert_epoch.old is None:
-                assert_epoch.old = torch.full((len(assert_epoch), old.shape[1]), torch.nan)
-            assert_epoch.old[rows] = old
+            if rows_of.old is None:
+                rows_of.old = torch.full((len(rows_of), old.shape[1]), torch.nan)
+            rows_of.old[rows] = old
 
     # ------------------------------------------------------------------------------------------------ the loop's
 
@@ -326,16 +326,3 @@ class ImageTrainee:
         kept = {k.removeprefix("epoch."): v for k, v in tensors.items() if k.startswith("epoch.")}
         if kept:
             self.epoch = ImageBatch(**kept)
-            if step % self.config.updates and self.epoch.old is None:
-                self.remember_missing(step)
-
-    def remember_missing(self, step: int) -> None:
-        """A run that once ended here never asked for the rows of this update: their ratios start at 1."""
-        self.policy.load_state({})
-
-
-def check_rewards(rewards: Tensor, images: int, rows: Sequence[int] = ()) -> None:
-    """Refuse rewards that cannot be compared. Raises `LogError`."""
-    if not bool(torch.isfinite(rewards).any()):
-        msg = message(f"no image has a reward ({len(rewards)} rows, {images} a prompt)")
-        raise LogError(msg)

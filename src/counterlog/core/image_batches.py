@@ -8,7 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWWISE = ("x0", "prompt", "reward", "group", "advantage", "weight", "version", "old", "states", "logp", "times", "eps")
+ROWWISE = (
+    "x0",
+    "prompt",
+    "reward",
+    "group",
+    "advantage",
+    "weight",
+    "version",
+    "old",
+    "states",
+    "logp",
+    "times",
+    "eps",
+)
 
 
 @dataclass

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from counterlog.core.errors import ConfigError, LogError, first_rows, message, need_extra
-from counterlog.core.language_models import without_dropout
 from counterlog.core.noise_paths import NoisePath, path_of
 
 Condition = dict[str, Tensor]
@@ -117,7 +116,9 @@ class ImageModel:
         if self.texts:
             return self._embedded([""] * n)
         if not type(self.net).__name__.startswith("DiT"):
-            msg = message("guidance needs a network that was trained without labels too", hint="set guidance=1")
+            msg = message(
+                "guidance needs a network that was trained without labels too", hint="set guidance=1"
+            )
             raise ConfigError(msg)
         return {"class_labels": torch.full((n,), self.classes, device=self.device)}
 
@@ -186,7 +187,6 @@ def open_image_model(model: Any, *, in_place: bool = False) -> ImageModel:
         )
         raise ConfigError(msg)
     _check(found)
-    without_dropout(found.net)
     for name in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
         if (frozen := getattr(found.pipeline, name, None)) is not None:
             frozen.requires_grad_(False)
@@ -196,9 +196,9 @@ def open_image_model(model: Any, *, in_place: bool = False) -> ImageModel:
 
 def _from_folder(diffusers: Any, name: str) -> ImageModel:
     place = Path(name)
-    if (part := next((p for p in ("unet", "transformer") if (place / p / "config.json").exists()), "")) and not (
-        place / "model_index.json"
-    ).exists():
+    if (
+        part := next((p for p in ("unet", "transformer") if (place / p / "config.json").exists()), "")
+    ) and not (place / "model_index.json").exists():
         config = json.loads((place / part / "config.json").read_text())
         kind = getattr(diffusers, str(config.get("_class_name")), None)
         said = json.loads((place / "scheduler" / "scheduler_config.json").read_text())

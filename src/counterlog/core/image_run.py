@@ -66,7 +66,9 @@ def tune_on_images(
     found = open_image_model(model, in_place=in_place)
     policy = make(found.path)
     if log is None and not functions:
-        msg = message("there is nothing to learn from", expected="a reward function, or a log of judged images")
+        msg = message(
+            "there is nothing to learn from", expected="a reward function, or a log of judged images"
+        )
         raise ConfigError(msg)
     if log is None and config.images < 2:
         msg = message(
@@ -93,7 +95,9 @@ def tune_on_images(
     denoiser = Denoiser(found.net, found.path, config.guidance).to(accelerator.device)
     if found.pipeline is not None:
         found.pipeline.to(accelerator.device)
-    trainee = ImageTrainee(denoiser, found, Judge(asked, columns, functions, reward_weights), policy, config, rng, rows)
+    trainee = ImageTrainee(
+        denoiser, found, Judge(asked, columns, functions, reward_weights), policy, config, rng, rows
+    )
     if folder is not None:
         folder.writes = accelerator.is_main_process
         said = str(model) if isinstance(model, (str, os.PathLike)) else ""

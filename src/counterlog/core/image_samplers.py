@@ -86,7 +86,13 @@ def gaussian_logp(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def walk(
-    predict: Predict, path: NoisePath, start: Tensor, sampler: Sampler, *, gen: torch.Generator, keep: bool = False
+    predict: Predict,
+    path: NoisePath,
+    start: Tensor,
+    sampler: Sampler,
+    *,
+    gen: torch.Generator,
+    keep: bool = False,
 ) -> Walk:
     """From noise `start` (n, ...) to images. `keep` keeps states and log-densities; without it nothing but x is held."""
     grid = path.grid(sampler.steps)

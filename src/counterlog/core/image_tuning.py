@@ -209,7 +209,9 @@ class ImageTrainee:
         """One judged image for each prompt number; the same whatever the number of processes."""
         size = self.config.sampling_batch
         chunks = [numbers[i : i + size] for i in range(0, len(numbers), size)]
-        processes, mine = (1, 0) if accelerator is None else (accelerator.num_processes, accelerator.process_index)
+        processes, mine = (
+            (1, 0) if accelerator is None else (accelerator.num_processes, accelerator.process_index)
+        )
         keep = self.policy.keeps_walk and sampler is self.policy.sampler
         found = [
             (k, self._chunk(chunk, sampler, seed_of(seed, k), keep))

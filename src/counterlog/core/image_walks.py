@@ -28,13 +28,22 @@ class WalkLoss:
     keeps_walk, follows = True, False
 
     def __init__(
-        self, config: ImageConfig, path: NoisePath, sampler: Sampler, *, clip: float, share: float, beta: float
+        self,
+        config: ImageConfig,
+        path: NoisePath,
+        sampler: Sampler,
+        *,
+        clip: float,
+        share: float,
+        beta: float,
     ) -> None:
         self.config, self.path, self.sampler = config, path, sampler
         self.clip, self.beta, self.reference = clip, beta, beta > 0
         self.grid = path.grid(sampler.steps)
         last = sampler.steps - 1 if float(self.grid[-1]) == 0 and sampler.kind == "ddim" else sampler.steps
-        self.trained = max(1, min(int(sampler.steps * share), last))  # DDIM's last step to the image is not random
+        self.trained = max(
+            1, min(int(sampler.steps * share), last)
+        )  # DDIM's last step to the image is not random
 
     def advantage(self, rewards: Tensor, group: Tensor, prompt: Tensor) -> Tensor:
         """(n,) relative to the prompt's other images."""

@@ -101,7 +101,9 @@ class NoisePath:
         elif self.spacing == "linspace":
             k = torch.linspace(self.times - 1, 0, steps, dtype=torch.float64).round().long()
         else:
-            k = (self.times - torch.arange(steps, dtype=torch.float64) * self.times / steps).round().long() - 1
+            k = (
+                self.times - torch.arange(steps, dtype=torch.float64) * self.times / steps
+            ).round().long() - 1
         end = 0.0 if self.clean_end else 1 / self.times
         return torch.cat([(k.clamp(max=self.times - 1) + 1) / self.times, torch.tensor([end])]).float()
 

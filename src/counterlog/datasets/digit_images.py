@@ -85,13 +85,17 @@ def judge() -> Any:
 
     images, classes = digits()
     flat = ((images + 1) / 2).reshape(len(images), -1).astype(np.float64)
-    found = MLPClassifier((64,), max_iter=60, learning_rate_init=3e-3, tol=0.0, n_iter_no_change=60, random_state=0)
+    found = MLPClassifier(
+        (64,), max_iter=60, learning_rate_init=3e-3, tol=0.0, n_iter_no_change=60, random_state=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 60 passes are what is wanted
         return found.fit(flat, classes)
 
 
-def untrained_model(rng: int = 0, *, prediction: str = "flow", layers: int = 3, heads: int = 4) -> tuple[Any, Any]:
+def untrained_model(
+    rng: int = 0, *, prediction: str = "flow", layers: int = 3, heads: int = 4
+) -> tuple[Any, Any]:
     """A diffusion transformer with weights drawn from `rng`, and its scheduler: (network, scheduler)."""
     import torch
 

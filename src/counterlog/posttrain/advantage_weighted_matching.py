@@ -64,7 +64,9 @@ class AdvantageWeightedMatchingConfig(ImageConfig):
     )
     ghuber_power: float = param(0.25, "p of ghuber (2)", above=0, at_most=1)
     ratio: str = param(
-        "each-time", "one ratio a time, one a sample, or none (4)", choices=("each-time", "each-sample", "none")
+        "each-time",
+        "one ratio a time, one a sample, or none (4)",
+        choices=("each-time", "each-sample", "none"),
     )
     clip_range: float = param(0.2, "how far from 1 a ratio still teaches (5)", above=0)
     rows: str = param(
@@ -115,7 +117,9 @@ def weighted(error: Tensor, t: Tensor, weighting: str, power: float = 0.25) -> T
     return t * ((error + TINY) ** power - TINY**power) / power
 
 
-def stratified_times(c: AdvantageWeightedMatchingConfig, grid: Tensor, rows: int, gen: torch.Generator) -> Tensor:
+def stratified_times(
+    c: AdvantageWeightedMatchingConfig, grid: Tensor, rows: int, gen: torch.Generator
+) -> Tensor:
     """(rows, m): one time in each of m strata, in (0, 1]. `grid` holds the sampler's times, noise first."""
     m = c.times
     if c.time_choice.startswith("discrete"):
@@ -169,7 +173,9 @@ class MatchingLoss:
         batch.total = batch.total or len(batch)
         return batch
 
-    def matched(self, now: Forward, batch: ImageBatch) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def matched(
+        self, now: Forward, batch: ImageBatch
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Equations (1), (2): log p (b, m), what the network said, and what it was asked."""
         assert batch.times is not None  # `drawn` gave them
         assert batch.eps is not None
@@ -177,7 +183,8 @@ class MatchingLoss:
         t, eps = batch.times.reshape(-1), batch.eps.flatten(0, 1)
         x0 = batch.x0.repeat_interleave(m, 0)
         asked = (self.path.noised(x0, eps, t), t, batch.prompt.repeat_interleave(m))
-        said = now(*asked).float()
+        said = now(*asked)
+        said = said.to(torch.promote_types(said.dtype, torch.float32))  # half precision ends here
         error = (said - self.path.target(x0, eps, t)).square().flatten(1).mean(1).reshape(b, m)
         c = self.config
         return -weighted(error, batch.times, c.weighting, c.ghuber_power), said, asked
@@ -198,7 +205,11 @@ class MatchingLoss:
         loss, ratio, clipped = clipped_steps(logp, old, batch.advantage, c.clip_range)
         value = (batch.weight * loss.mean(1)).sum() / batch.total
         share, terms = len(batch) / batch.total, torch.tensor(float(len(batch)))
-        sums = {"ratio": ratio.mean(1).sum(), "clipped": clipped.mean(1).sum(), "terms": terms.to(said.device)}
+        sums = {
+            "ratio": ratio.mean(1).sum(),
+            "clipped": clipped.mean(1).sum(),
+            "terms": terms.to(said.device),
+        }
         if self.reference:
             apart = (said - start(*asked)).square().flatten(1).mean(1)
             sums["distance_reference"] = apart.detach().mean() * len(batch)

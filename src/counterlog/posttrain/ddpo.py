@@ -44,8 +44,12 @@ class DDPOConfig(ImageConfig):
     adv_max: float = param(5.0, "what an advantage of adv_clip becomes", above=0)
     eta: float = param(1.0, "noise of DDIM's sampler (1)", above=0, at_most=1)
     clip_range: float = param(1e-4, "how far from 1 a ratio still teaches (3)", above=0)
-    buffer: int = param(16, "rewards that a prompt remembers (4); 0: the epoch's groups as `advantage` says", at_least=0)
-    buffer_least: int = param(16, "rewards that a prompt needs before it is judged by its own (4)", at_least=1)
+    buffer: int = param(
+        16, "rewards that a prompt remembers (4); 0: the epoch's groups as `advantage` says", at_least=0
+    )
+    buffer_least: int = param(
+        16, "rewards that a prompt needs before it is judged by its own (4)", at_least=1
+    )
 
 
 class RememberedRewards:

@@ -40,7 +40,9 @@ class FlowGRPOConfig(ImageConfig):
     noise: float = param(0.7, "a of the sampler's noise (1)", above=0)
     clip_range: float = param(1e-3, "how far from 1 a ratio still teaches (4)", above=0)
     beta: float = param(0.04, "weight of the distance to the start (4)", at_least=0)
-    step_share: float = param(0.99, "share of the sampler's steps that are trained, from noise", above=0, at_most=1)
+    step_share: float = param(
+        0.99, "share of the sampler's steps that are trained, from noise", above=0, at_most=1
+    )
 
 
 class FlowGRPO:

@@ -69,7 +69,11 @@ def judged(denoiser: Any, reward: Any, rng: int) -> dict[str, float]:
     gen = torch.Generator().manual_seed(rng + 71)
     noise = torch.randn(200, 1, digit_images.SIDE, digit_images.SIDE, generator=gen)
     went = walk(
-        lambda x, t: denoiser(x, t, {"class_labels": asked}), denoiser.path, noise, Sampler("ode", 20), gen=gen
+        lambda x, t: denoiser(x, t, {"class_labels": asked}),
+        denoiser.path,
+        noise,
+        Sampler("ode", 20),
+        gen=gen,
     )
     images = ((went.x0 + 1) / 2).clamp(0, 1).numpy()
     classes = asked.numpy()
@@ -178,7 +182,11 @@ def run(*, full: bool = False, rng: int = 0, jobs: int = 2) -> Study:
     ink = summary([f for f in found if f["reward name"] == "ink"])
     tables = [
         Table(title="The base model", rows=tuple(base), unit="reward of 200 images"),
-        Table(title="Ink by images", rows=tuple(ink), unit="mean pixel, mean over seeds; lowest and highest seed"),
+        Table(
+            title="Ink by images",
+            rows=tuple(ink),
+            unit="mean pixel, mean over seeds; lowest and highest seed",
+        ),
     ]
     others = [f for f in found if f["reward name"] != "ink"]
     noise: list[dict[str, Any]] = []

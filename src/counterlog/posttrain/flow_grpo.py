@@ -4,7 +4,7 @@ Use when    you need the baseline of flow-model post-training, or log-probabilit
 Not when    cost counts: advantage-weighted-matching learns more from the same images and keeps no trajectories.
 Data        none but prompts and a reward
 Paper       Liu, Liu, Liang, Li, Liu, Wang, Wan, Zhang, Ouyang, 2025, arXiv 2505.05470, sections 4.1 and 4.2.
-Equation    sd_t = a sqrt(t / (1 - t)), in 1 - t the sampler's second time where t = 1;   dt = s - t < 0              (1)
+Equation    sd_t = a sqrt(t / (1 - t)), in 1 - t the sampler's second time where t = 1;   dt = s - t < 0           (1)
             x_s = x (1 + sd_t^2/(2t) dt) + v (1 + sd_t^2 (1 - t)/(2t)) dt + sd_t sqrt(-dt) z                         (2)
             log p = mean over numbers of the Gaussian log-density of x_s;   rho = exp(log p - log p_old)             (3)
             L = mean max(-A rho, -A clip(rho, 1 - eps, 1 + eps)) + beta (mean_s - mean_s,start)^2 / (2 sd^2)         (4)

@@ -55,8 +55,8 @@ GROUPS = (
     (
         "images",
         "How far the image model moved",
-        "Squared distances between what two networks predict at the same noised images. The ratio compares the weights with "
-        "those that sampled; where it is clipped an image teaches nothing.",
+        "Squared distances between what two networks predict at the same noised images. The ratio compares the weights "
+        "with those that sampled; where it is clipped an image teaches nothing.",
         (
             ("distance_reference", "squared distance to the model at the start"),
             ("distance_average", "squared distance to the average of the epochs"),

@@ -1,5 +1,5 @@
-"""Study of image rewards: how much reward do advantage-weighted matching and policy gradients on the sampler's steps gain
-from equally many images, and what does it cost?
+"""Study of image rewards: what do advantage-weighted matching and policy gradients on a sampler's steps gain from
+equally many images, and what does it cost?
 
 The base model is trained here on scikit-learn's digits (see `datasets/digit_images.py`): flow matching, 296,900
 parameters. An epoch samples 10 classes times 16 images by 10 steps and takes 2 updates; step size 1e-4. Judged on 200

@@ -93,7 +93,7 @@ class ImageModel:
         return next(self.net.parameters()).device
 
     def condition(self, prompts: Sequence[Any]) -> Condition:
-        """The network's inputs for prompts: class numbers or texts. Raises `LogError` for a class that does not exist."""
+        """The network's inputs for prompts: classes or texts. Raises `LogError` for a class that does not exist."""
         if self.texts:
             return self._embedded([str(p) for p in prompts])
         if not self.classes:

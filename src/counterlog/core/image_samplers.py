@@ -94,7 +94,7 @@ def walk(
     gen: torch.Generator,
     keep: bool = False,
 ) -> Walk:
-    """From noise `start` (n, ...) to images. `keep` keeps states and log-densities; without it nothing but x is held."""
+    """From noise `start` (n, ...) to images. `keep` keeps states and log-densities, else only x is held."""
     grid = path.grid(sampler.steps)
     second = float(grid[1])
     x, states, found = start, [start], []

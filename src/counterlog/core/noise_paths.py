@@ -90,7 +90,7 @@ class NoisePath:
         return alpha * x_t - sigma * output, sigma * x_t + alpha * output
 
     def grid(self, steps: int) -> Tensor:
-        """(steps + 1,) the times of a sampler, from noise to image. Raises `ConfigError` for more steps than there are."""
+        """(steps + 1,) the times of a sampler, noise first. Raises `ConfigError` for more steps than there are."""
         if self.flow:
             return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), self.shift).float()
         if steps > self.times:

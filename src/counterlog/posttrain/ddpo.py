@@ -4,7 +4,7 @@ Use when    you need the first baseline of diffusion post-training, on DDPM or f
 Not when    cost counts: advantage-weighted-matching learns more from the same images and keeps no trajectories.
 Data        none but prompts and a reward
 Paper       Black, Janner, Du, Kostrikov, Levine, 2023, arXiv 2305.13301, sections 4.2 and 4.3, appendix on normalising.
-Equation    x_s ~ N(alpha_s x0-hat + sqrt(sigma_s^2 - sd^2) eps-hat, sd^2),  sd = eta times the posterior's deviation  (1)
+Equation    x_s ~ N(alpha_s x0-hat + sqrt(sigma_s^2 - sd^2) eps-hat, sd^2),  sd = eta times the posterior's  (1)
             log p = mean over numbers of the Gaussian log-density of x_s;   rho = exp(log p - log p_old)             (2)
             L = mean max(-A rho, -A clip(rho, 1 - eps, 1 + eps))                                                    (3)
             A = (r - mean) / (sd + 1e-4) of the last `buffer` rewards of the prompt, of the epoch below `buffer_least`,

@@ -47,7 +47,7 @@ class NoisePath:
     @property
     def flow(self) -> bool:
         """Whether this is the straight path of flow matching."""
-        return self.cumulative.numel() == 0
+        return bool(self.cumulative.numel() == 0)
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at t, in the shape of t."""

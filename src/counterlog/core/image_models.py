@@ -27,7 +27,7 @@ Condition = dict[str, Tensor]
 KNOWN = {"timestep", "class_labels", "encoder_hidden_states", "pooled_projections"}
 
 
-class Denoiser(nn.Module):
+class Denoiser(nn.Module):  # type: ignore[misc]
     """A network with its path: what it says about x_t at t under a condition, guided where guidance is not 1."""
 
     def __init__(self, net: Any, path: NoisePath, guidance: float = 1.0) -> None:

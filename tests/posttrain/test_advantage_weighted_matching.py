@@ -261,7 +261,7 @@ def test_the_run_folder_holds_the_model_the_average_and_images(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["slug"] == "advantage-weighted-matching"
     assert [p for p in tmp_path.rglob("*") if p.suffix in (".pkl", ".bin", ".pt")] == []
     page = write_page(tmp_path).read_text()
-    assert page.count('src="data:image/png;base64,') == 4
+    assert page.count('<img src="data:image/png;base64,') == 4
     assert "squared distance" in page
 
 

@@ -18,7 +18,7 @@ from counterlog.core.errors import ConfigError, message
 PREDICTIONS = ("flow", "epsilon", "v_prediction", "sample")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoisePath:
     """A path and what the network predicts on it. `cumulative` (T,) is empty for flow matching."""
 

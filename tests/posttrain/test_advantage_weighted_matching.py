@@ -307,6 +307,24 @@ def test_a_log_of_images_teaches_with_ratios_of_one():
     assert any("sampler is not known" in n for n in found.report.notes)
 
 
+def test_a_step_on_a_log_divides_by_its_own_rows_not_the_logs():
+    from counterlog.core.image_models import Denoiser, open_image_model
+    from counterlog.core.image_tuning import ImageTrainee, Judge
+
+    n, found = 40, open_image_model(model())
+    c = config(prompts=2, images=3, updates=2, beta=0.0, ema_beta=0.0)
+    log = ImageBatch(
+        torch.randn(n, 1, 8, 8), torch.zeros(n).long(), torch.ones(n), torch.zeros(n).long(), torch.ones(n),
+        torch.ones(n), torch.zeros(n).long(),
+    )  # fmt: skip
+    policy = MatchingLoss(c, found.path)
+    trainee = ImageTrainee(Denoiser(found.net, found.path), found, Judge([0], {}, []), policy, c, 0, log)
+    batch = trainee.batch(0, None)
+    assert (len(batch), batch.total) == (3, 3)
+    value, _ = trainee.loss(trainee.module, batch, 0)
+    assert float(value) == pytest.approx(-1.0)  # the mean of -A rho, all A = rho = 1
+
+
 def test_propensities_become_weights_of_mean_one():
     from counterlog.core.image_logs import read_image_log
 

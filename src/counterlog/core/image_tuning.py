@@ -169,7 +169,9 @@ class ImageTrainee:
         if self.log is not None:
             size = min(self.config.prompts * self.config.images // self.config.updates, len(self.log))
             rows = torch.from_numpy(turn(len(self.log), max(size, 1), step, self.rng))
-            return self.policy.drawn(self.log.part(rows), self.gen(1, step))
+            found = self.log.part(rows)
+            found.total = len(rows)
+            return self.policy.drawn(found, self.gen(1, step))
         if update == 0 or self.epoch is None:
             self.epoch = self.sample_epoch(epoch, step, accelerator)
             self.remember(step)

@@ -31,7 +31,7 @@ from counterlog.posttrain.advantage_weighted_matching import (
 )
 from counterlog.posttrain.flow_grpo import FlowGRPO, FlowGRPOConfig
 
-EPOCHS, ROUNDS = 3, 2
+EPOCHS, ROUNDS = 2, 2
 SIZE = {
     "prompts": 10,
     "images": 16,
@@ -106,18 +106,14 @@ def in_turns(ours, theirs):
 
 
 def memory():
-    found = {}
-    for kind in ("pretrain", "match"):
-        runs = [
-            float(
-                subprocess.run(
-                    [sys.executable, "-c", STEP, kind], capture_output=True, text=True, check=True
-                ).stdout
-            )
-            for _ in range(2)
-        ]
-        found[kind] = min(runs)
-    return found
+    return {
+        kind: float(
+            subprocess.run(
+                [sys.executable, "-c", STEP, kind], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for kind in ("pretrain", "match")
+    }
 
 
 def images_needed():

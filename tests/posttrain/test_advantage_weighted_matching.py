@@ -322,7 +322,7 @@ def test_a_step_on_a_log_divides_by_its_own_rows_not_the_logs():
     batch = trainee.batch(0, None)
     assert (len(batch), batch.total) == (3, 3)
     value, _ = trainee.loss(trainee.module, batch, 0)
-    assert float(value) == pytest.approx(-1.0)  # the mean of -A rho, all A = rho = 1
+    assert value.item() == pytest.approx(-1.0)  # the mean of -A rho, all A = rho = 1
 
 
 def test_propensities_become_weights_of_mean_one():

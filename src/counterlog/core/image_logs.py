@@ -84,9 +84,9 @@ def _image(value: Any, row: int, pixels: tuple[int, int, int]) -> NDArray[np.flo
             msg = message(f"column 'image', row {row}: there is no file {value}")
             raise LogError(msg)
         picture = image.open(value).convert("L" if pixels[0] == 1 else "RGB").resize((pixels[2], pixels[1]))
-        found = np.asarray(picture, dtype=np.float32) / 255
-        return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
-    found = np.asarray(value, dtype=np.float32)
+        shown = np.asarray(picture) / 255
+        return (shown[None] if shown.ndim == 2 else shown.transpose(2, 0, 1)).astype(np.float32)
+    found: NDArray[np.float32] = np.asarray(value, dtype=np.float32)
     if found.size != np.prod(pixels) or not np.isfinite(found).all() or found.min() < 0 or found.max() > 1:
         msg = message(
             f"column 'image', row {row}: {found.size} numbers from {found.min():g} to {found.max():g}",

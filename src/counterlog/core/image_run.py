@@ -79,7 +79,9 @@ def tune_on_images(
         found.net.enable_gradient_checkpointing()
     start = weights_fingerprint(found.net)
     data: dict[str, Any] = {"reward": [getattr(f, "__name__", str(f)) for f in functions]}
-    rows, asked, columns = None, [], {}
+    rows: ImageBatch | None = None
+    asked: list[Any] = []
+    columns: dict[str, list[Any]] = {}
     if log is not None:
         rows, asked, mark = _logged(found, log, policy)
         data |= {"log": mark, "rows": len(rows)}

@@ -118,7 +118,7 @@ class Judge:
         asked = [self.prompts[i] for i in numbers.tolist()]
         more = {name: [values[i] for i in numbers.tolist()] for name, values in self.columns.items()}
         columns = {**more, "images": images.numpy(), "conditions": asked}
-        found = scored(self.rewards, asked, images.numpy(), columns, self.weights)  # type: ignore[arg-type]
+        found = scored(self.rewards, asked, images.numpy(), columns, self.weights)
         return torch.from_numpy(found.astype(np.float32))
 
 
@@ -157,7 +157,7 @@ class ImageTrainee:
         """`module` asked with prompt numbers."""
 
         def said(x: Tensor, t: Tensor, numbers: Tensor) -> Tensor:
-            return module(x, t, *self.condition(numbers))  # type: ignore[no-any-return]
+            return module(x, t, *self.condition(numbers))
 
         return said
 
@@ -233,7 +233,7 @@ class ImageTrainee:
         given = self.condition(numbers)
 
         def said(x: Tensor, t: Tensor) -> Tensor:
-            return self.module(x, t, *given)  # type: ignore[no-any-return]
+            return self.module(x, t, *given)
 
         went = walk(said, self.module.path, noise, sampler, gen=gen, keep=keep)
         n, rows = len(numbers), torch.zeros(len(numbers))

@@ -234,7 +234,7 @@ def checks(
     noise: list[dict[str, Any]],
 ) -> list[Check]:
     """The claims against their bars."""
-    start = {b["reward name"]: b["reward"] for b in base}
+    start = {str(b["reward name"]): float(b["reward"]) for b in base}
     at = {(r["method"], r["images"]): r for r in ink}
     few, many = EVERY * EPOCH, 3 * EVERY * EPOCH
 

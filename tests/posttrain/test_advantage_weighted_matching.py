@@ -325,6 +325,19 @@ def test_a_step_on_a_log_divides_by_its_own_rows_not_the_logs():
     assert value.item() == pytest.approx(-1.0)  # the mean of -A rho, all A = rho = 1
 
 
+def test_a_picture_on_disk_is_read_like_its_numbers(tmp_path):
+    from PIL import Image
+
+    from counterlog.core.image_logs import read_image_log
+
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    log = [{"prompt": 0, "image": str(tmp_path / "a.png"), "reward": 1.0}]
+    assert np.allclose(read_image_log(log, (1, 8, 8)).images[0, 0].numpy(), grey / 255)
+    with pytest.raises(LogError, match="there is no file"):
+        read_image_log([{**log[0], "image": "gone.png"}], (1, 8, 8))
+
+
 def test_propensities_become_weights_of_mean_one():
     from counterlog.core.image_logs import read_image_log
 

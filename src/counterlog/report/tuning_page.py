@@ -52,6 +52,19 @@ GROUPS = (
             ("clip_negative", "clipped share of tokens with negative advantage"),
         ),
     ),
+    (
+        "images",
+        "How far the image model moved",
+        "Squared distances between what two networks predict at the same noised images. The ratio compares the weights "
+        "with those that sampled; where it is clipped an image teaches nothing.",
+        (
+            ("distance_reference", "squared distance to the model at the start"),
+            ("distance_average", "squared distance to the average of the epochs"),
+            ("ratio", "mean ratio to the sampler's weights"),
+            ("clipped", "share of the ratios that are clipped"),
+            ("advantage_rms", "root mean square of the advantages"),
+        ),
+    ),
     ("steps", "The optimiser", "", (("loss", "loss"), ("grad_norm", "norm of the gradient before clipping"))),
 )
 

@@ -2,7 +2,7 @@
 
 Run:  OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/posttrain/advantage_weighted_matching.py
       (writes benchmarks/results/advantage-weighted-matching.json)
-The published trainers (yifan123/flow_grpo, kvablack/ddpo-pytorch, scxue/advantage_weighted_matching) are not run: each
+The published trainers (yifan123/flow_grpo, kvablack/ddpo-pytorch) are not run: each
 is one main() written around the Stable Diffusion pipeline whose weights and text encoders it loads first (gigabytes,
 sampled at 512 pixels), logs to wandb, and takes no other network: none runs on a small network without being edited.
 The peer is Flow-GRPO as written here, on the same sampler loop and network. Processor seconds of one thread, medians

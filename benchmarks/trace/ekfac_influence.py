@@ -28,7 +28,7 @@ from counterlog.core.torch_models import mlp
 from counterlog.core.torch_training import TrainConfig, train
 from counterlog.trace.ekfac_influence import EKFACInfluence, EKFACInfluenceConfig
 
-TURNS = {"digits": 3, "gpt": 2}
+TURNS = {"digits": 3, "gpt": 1}
 DATTRI = (
     "dattri 0.3 scores digits otherwise for two reasons, neither of them damping or labels: torch.linalg.eigh gives "
     "eigenvectors as columns and it multiplies by them as rows, so its basis is not that of the covariances; and it "

@@ -29,6 +29,12 @@ from counterlog.core.torch_training import TrainConfig, train
 from counterlog.trace.ekfac_influence import EKFACInfluence, EKFACInfluenceConfig
 
 TURNS = {"digits": 3, "gpt": 1}
+DATTRI = (
+    "dattri 0.3 scores digits otherwise for two reasons, neither of them damping or labels: torch.linalg.eigh gives "
+    "eigenvectors as columns and it multiplies by them as rows, so its basis is not that of the covariances; and it "
+    "puts a layer's bias behind the flattened weights where its factors have it as the last column of the matrix. "
+    "With both put right from outside (dattri-digits-corrected) its scores are ours."
+)
 PEER = r"""
 import sys, time, json, tempfile, logging
 import numpy as np, torch
@@ -89,13 +95,32 @@ else:
     from torch.utils.data import DataLoader
     from dattri.task import AttributionTask
     from dattri.algorithm.influence_function import IFAttributorEKFAC
+    class Corrected(IFAttributorEKFAC):
+        def transform_test_rep(self, ckpt_idx, test_rep):
+            # the same equation with the bias as the last column of the weights, where the factors have it
+            out, at = [], 0
+            for name in self.module_name:
+                P, M = self.name_to_module[name].weight.shape
+                W, b = test_rep[:, at:at + P * M].reshape(-1, P, M), test_rep[:, at + P * M:at + P * M + P]
+                at += P * M + P
+                q_a, q_s = self.cached_q[name]
+                v = q_s @ torch.cat([W, b[..., None]], dim=-1) @ q_a.T / (self.cached_lambdas[name] + self.damping)
+                v = q_s.T @ v @ q_a
+                out += [v[..., :-1].flatten(1), v[..., -1]]
+            return torch.cat(out, dim=1)
+    Attributor = IFAttributorEKFAC
+    if kind.endswith("corrected"):
+        import dattri.func.fisher as fisher
+        Attributor, columns = Corrected, fisher.estimate_eigenvector
+        # eigh gives eigenvectors as columns, and what follows multiplies as if they were rows
+        fisher.estimate_eigenvector = lambda c: {k: (a.T, s.T) for k, (a, s) in columns(c).items()}
     model = digits()
     def loss(params, data):
         out = torch.func.functional_call(model, params, (data[0],))
         return F.cross_entropy(out, data[1])
     task = AttributionTask(loss_func=loss, model=model, checkpoints=[model.state_dict()])
     start = time.process_time()
-    attributor = IFAttributorEKFAC(task=task, device="cpu", damping=1e-3)
+    attributor = Attributor(task=task, device="cpu", damping=1e-3)
     attributor.cache(DataLoader(TensorDataset(x, y), batch_size=256))
     with torch.no_grad():
         asked = DataLoader(TensorDataset(xq, yq), batch_size=len(xq))
@@ -179,10 +204,8 @@ def side_by_side(kind, case, peers, batch):
                     out[f"{name} failed"] = theirs
                     continue
                 out["peers"][name].append(spent)
-                if name.startswith("dattri"):  # it damps and averages otherwise: only the order is compared
-                    out[f"{name} correlation"] = float(np.corrcoef(theirs.ravel(), found.ravel())[0, 1])
-                else:
-                    out[f"{name} distance"] = float(np.abs(theirs - found).max() / np.abs(found).max())
+                out[f"{name} distance"] = float(np.abs(theirs - found).max() / np.abs(found).max())
+                out[f"{name} correlation"] = float(np.corrcoef(theirs.ravel(), found.ravel())[0, 1])
     out["ours_s"] = statistics.median(out["ours_s"])
     out["peers"] = {p: statistics.median(v) for p, v in out["peers"].items() if v}
     return out
@@ -196,7 +219,9 @@ def query_cache(size=512, rank=32):
 def main():
     torch.set_num_threads(1)
     cases = [
-        side_by_side("digits", digits_case(), ("kronfluence-digits", "dattri-digits"), 256),
+        side_by_side(
+            "digits", digits_case(), ("kronfluence-digits", "dattri-digits", "dattri-digits-corrected"), 256
+        ),
         side_by_side("gpt", gpt_case(), ("kronfluence-gpt",), 64),
     ]
     checks = []
@@ -210,6 +235,15 @@ def main():
                 {"claim": f"{case['case']}: largest distance of scores from kronfluence's", "measured": apart,
                  "bar": "<= 1e-3", "held": apart <= 1e-3},
             ]  # fmt: skip
+    slowest = max(case["ours_s"] / s for case in cases for s in case["peers"].values())
+    checks.append(
+        {
+            "claim": "largest ratio to any peer in any case",
+            "measured": slowest,
+            "bar": "<= 1.2",
+            "held": slowest <= 1.2,
+        }
+    )
     share = query_cache()
     checks.append(
         {
@@ -222,6 +256,7 @@ def main():
     result = {
         "checks": checks,
         "cases": cases,
+        "notes": [DATTRI],
         "peers": {"kronfluence": "1.0.1", "dattri": "0.3.0"},
         "versions": versions("counterlog", "numpy", "torch", "transformers"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

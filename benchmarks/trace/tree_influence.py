@@ -96,6 +96,8 @@ def beside_peer(name, data, rounds, repeats=REPEATS):
             row["peer_failed"] = done.stderr.strip().splitlines()[-1]
         else:
             row["peer_s"], row["peer_sum_abs"] = json.loads(done.stdout.splitlines()[-1])
+            if not np.isfinite(row["peer_sum_abs"]):
+                row |= {"peer_sum_abs": None, "note": "the peer's scores are not all finite"}
             row["times_faster"] = row["peer_s"] / ours
     return row
 

@@ -282,6 +282,13 @@ def test_topk_is_the_end_of_the_ranking() -> None:
     assert result.plot().data
 
 
+def test_another_curvature_over_some_rows_is_still_fitted_on_all() -> None:
+    x, y, xq, yq = classes()
+    way = EKFACInfluence(mlp((4, 6, 3), rng=0, dtype=torch.float64), x, y, rng=1)
+    some = way.over(np.arange(10)).using(strategy="kfac").explain(xq, yq)
+    assert some == pytest.approx(way.using(strategy="kfac").explain(xq, yq)[:10], rel=1e-8)
+
+
 def test_a_copy_of_the_query_helps_most_after_training() -> None:
     x, y, *_ = classes(60)
     model = train(mlp((4, 16, 3), rng=0, dtype=torch.float64), x, y, TrainConfig(epochs=40, lr=0.01))

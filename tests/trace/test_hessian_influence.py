@@ -94,3 +94,8 @@ def test_refusals() -> None:
         HessianInfluence(big, x, y, config=HessianInfluenceConfig(solver="explicit")).explain(x[:1], y[:1])
     with pytest.raises(LogError, match="no query"):
         HessianInfluence(model, x, y).explain(x[:0], y[:0])
+
+
+def test_options_of_layers_are_refused_for_it_sees_all_weights() -> None:
+    with pytest.raises(ConfigError, match=r"no parameter 'include'"):
+        HessianInfluenceConfig.from_dict({"include": ["*"]})

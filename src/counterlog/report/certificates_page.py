@@ -71,14 +71,15 @@ def curve_section(found: Certificates) -> Section:
     points = found.curve()
     name = "certified_accuracy" if found.correct else "certified_share"
     words = "right and certified" if found.correct else "certified"
+    drawn = [*points, {**points[-1], "budget": points[-1]["budget"] + 0.5}]  # the last step, within the axes
     data: list[dict[str, Any]] = [
         {
             "type": "scatter",
             "mode": "lines",
             "line": {"shape": "hv", "color": COLOURS[0], "width": 2},
-            "x": [p["budget"] for p in points],
-            "y": [100 * p[name] for p in points],
-            "hovertext": [f"{p['budget']} {found.unit}: {percent(p[name])} {words}" for p in points],
+            "x": [p["budget"] for p in drawn],
+            "y": [100 * p[name] for p in drawn],
+            "hovertext": [f"{int(p['budget'])} {found.unit}: {percent(p[name])} {words}" for p in drawn],
             "hoverinfo": "text",
             "showlegend": False,
         }

@@ -27,17 +27,18 @@ PAGED = 20
 
 @dataclass(frozen=True)
 class LanguageAttribution:
-    """The scores (`TextScores`), and what made them as (what, value)."""
+    """The scores (`TextScores`), what made them as (what, value), and the training texts in their order."""
 
     report: Any
     made: tuple[tuple[str, str], ...]
+    texts: tuple[str, ...]
 
     def html(self) -> str:
         """The page, one file that opens without a network."""
         r = self.report
         sections = [query_section(q, r) for q in r.queries[:PAGED]]
         if r.self_influence:
-            sections.append(outlier_section(r))
+            sections.append(outlier_section(r, self.texts))
         sections.append(
             Section(
                 slug="made",
@@ -105,6 +106,8 @@ def attribute_language(
             raise
         msg = message(f"{model} is a folder: language models are not traced by this version")
         raise ConfigError(message(msg, expected="a tree model file")) from cause
+    from counterlog.core.language_rows import read_texts
+
     clock, say = Clock(), progress or (lambda _text, _share: None)
     config = tracer.TextTraceConfig.from_options([f"top={top}", *options])
     found = tracer.trace_text_model(
@@ -126,7 +129,7 @@ def attribute_language(
         ),
         ("processor time", f"{clock.seconds():.1f} s"),
     )
-    return LanguageAttribution(found, made)
+    return LanguageAttribution(found, made, tuple(row.text for row in read_texts(train)))
 
 
 def query_section(q: Any, r: Any) -> Section:
@@ -157,7 +160,7 @@ def query_section(q: Any, r: Any) -> Section:
     )
 
 
-def outlier_section(r: Any) -> Section:
+def outlier_section(r: Any, texts: Sequence[str]) -> Section:
     """Texts with the largest self-influence."""
     order = sorted(range(r.n), key=lambda i: -r.self_influence[i])[:PAGED]
     return Section(
@@ -169,8 +172,8 @@ def outlier_section(r: Any) -> Section:
         grids=(
             grid(
                 "Largest self-influence",
-                ("text", ("self-influence", "nats")),
-                [(f"text {i}", r.self_influence[i]) for i in order],
+                ("which", ("self-influence", "nats"), "text"),
+                [(f"text {i}", r.self_influence[i], _short(texts[i])) for i in order],
             ),
         ),
     )

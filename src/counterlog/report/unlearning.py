@@ -151,7 +151,10 @@ def unlearn(
     elif is_tree_file(path):
         made = _trees(path, frame, gone, asked, Path(out), target, weight, classes, method, options, say)
     else:
-        made = _network(path, frame, gone, asked, Path(out), method, options, compare, rng, say)
+        from counterlog.core.torch_models import one_thread
+
+        with one_thread():
+            made = _network(path, frame, gone, asked, Path(out), method, options, compare, rng, say)
     say("done", 1.0)
     return UnlearningReport(**shared, **made, seconds=clock.seconds())
 

@@ -64,6 +64,7 @@ class EKFACInfluenceConfig(LayerConfig):
     factor_rows: int = param(20_000, "training rows that the factors are fitted on", at_least=1)
     query_rank: int = param(0, "rank of a held query gradient (paper: 32); 0 holds it whole", at_least=0)
     jobs: int = param(1, "processes that share the factor passes", at_least=-1)
+    memory_mb: float = param(1024.0, "working memory beside the data, the model and the answer", above=0)
 
 
 class EKFACInfluence(NetworkInfluence):
@@ -88,6 +89,7 @@ class EKFACInfluence(NetworkInfluence):
         super().__init__(model, x, y, task=task, config=c, rng=rng)
         self.folder, self.progress, self.method = folder, progress, c.strategy
         self.removal = c.strategy != "identity"
+        self._trained = self.x, self.y  # what factors are fitted on, whichever rows are scored
         self._factors: dict[str, LayerFactors] | None = None
         self.energy = 1.0
 
@@ -96,9 +98,9 @@ class EKFACInfluence(NetworkInfluence):
         """The factors by layer, fitted at the first use."""
         if self._factors is None:
             c = self.config
-            chosen = self._factor_rows()
+            chosen, (x, y) = self._factor_rows(), self._trained
             rows = FactorPass(
-                self.model, self.layers, self.task, self.x[chosen], self.y[chosen], c.batch, c.fisher, c.shared,
+                self.model, self.layers, self.task, x[chosen], y[chosen], c.batch, c.fisher, c.shared,
                 self.rng, c.draws,
             )  # fmt: skip
             self._factors = fit_factors(
@@ -112,14 +114,19 @@ class EKFACInfluence(NetworkInfluence):
             )
         return self._factors
 
+    @property
+    def _bytes(self) -> float:
+        return float(self.config.memory_mb * 2**20)
+
     def _factor_rows(self) -> Tensor | slice:
-        if self.n <= self.config.factor_rows:
+        if self.trained_rows <= self.config.factor_rows:
             return slice(None)
-        drawn = np.random.default_rng(self.rng).permutation(self.n)[: self.config.factor_rows]
+        drawn = np.random.default_rng(self.rng).permutation(self.trained_rows)[: self.config.factor_rows]
         return torch.from_numpy(np.sort(drawn)).to(self.x.device)
 
     def using(self, **settings: Any) -> EKFACInfluence:
-        """The same model and rows under another configuration; factors are kept when only queries change."""
+        """The same model and rows under another configuration; factors are kept when only queries change, and else
+        fitted again on the training rows, also where `over` scores only some of them."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.config = replace(self.config, **settings)
@@ -272,7 +279,8 @@ class EKFACInfluence(NetworkInfluence):
             out.append(tuple(s / max(sum(sums), 1e-300) for s in sums))
         return out
 
-    def _notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
+        """Curvature, labels, damping, and the rank of held queries."""
         c = self.config
         said = f"{c.strategy}, {c.fisher} Fisher, damping "
         said += "a tenth of the mean eigenvalue by layer" if c.damping is None else f"{c.damping:g}"

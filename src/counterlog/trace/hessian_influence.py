@@ -39,11 +39,11 @@ from counterlog.core.newton_products import (
 )
 from counterlog.core.row_tasks import Task
 from counterlog.core.torch_models import RowLoss, cross_entropy_rows, frozen_layers, weights_of
-from counterlog.trace.network_scores import LayerConfig, NetworkInfluence, Pieces
+from counterlog.trace.network_scores import NetworkInfluence, PassConfig, Pieces
 
 
 @dataclass(frozen=True, kw_only=True)
-class HessianInfluenceConfig(LayerConfig):
+class HessianInfluenceConfig(PassConfig):
     """Which curvature, and how it is inverted."""
 
     solver: str = param(

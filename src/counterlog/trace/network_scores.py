@@ -20,11 +20,11 @@ from counterlog.core.config import Config, param
 from counterlog.core.errors import LogError, message
 from counterlog.core.factor_store import batches
 from counterlog.core.layer_rows import LayerRows
-from counterlog.core.layer_traces import KINDS, trace, tracked_layers
+from counterlog.core.layer_traces import KINDS, Layer, trace, tracked_layers
 from counterlog.core.results import Result
 from counterlog.core.row_tasks import Task, refuse_mean
+from counterlog.core.score_ends import End, ends
 from counterlog.core.torch_models import RowLoss, as_rows, frozen_layers
-from counterlog.trace import same_leaf
 
 Floats = NDArray[np.float64]
 SIGN = "positive: the row helps the query; removing it raises what is measured of the query"
@@ -33,15 +33,20 @@ Pieces = Iterator[tuple[slice, slice, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerConfig(Config):
-    """Which layers are traced, and how much is held at a time."""
+class PassConfig(Config):
+    """How many rows a pass takes."""
+
+    batch: int = param(256, "training rows a pass", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig(PassConfig):
+    """Which layers are traced."""
 
     include: tuple[str, ...] = param((), "patterns of layer names to trace, as '*mlp*'; none: all")
     exclude: tuple[str, ...] = param((), "patterns of layer names to leave out")
     kinds: tuple[str, ...] = param(("linear", "conv"), "kinds of layers traced", choices=KINDS)
     shared: bool = param(False, "layers may run several times in a pass; their calls are added up")
-    batch: int = param(256, "training rows a pass", at_least=1)
-    memory_mb: float = param(1024.0, "working memory beside the data, the model and the answer", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +129,7 @@ class NetworkInfluence(ABC):
         self.config = config
         self.x, self.y = as_rows(x, y, model)
         self.trained_rows = len(self.x)  # of the training, also where only some of them are scored
-        self.layers = tracked_layers(model, config.include, config.exclude, config.kinds)
+        self.layers = self._tracked(model)
         with frozen_layers(model):
             refuse_mean(self.task, model, self.x[:2], self.y[:2])
 
@@ -140,21 +145,22 @@ class NetworkInfluence(ABC):
             return f"{self.task.unit} (first-order rise of the query's measurement when the row is removed)"
         return "none (only the order and the sign mean something)"
 
-    def explain(self, x_query: Any, y_query: Any) -> Floats:
-        """(n, q) raw scores, not divided by n. Memory: the answer plus `memory_mb`."""
+    def stream(self, x_query: Any, y_query: Any) -> Iterator[tuple[slice, slice, Floats]]:
+        """(training rows, queries, raw scores (b, q')) block by block, each pair once."""
         x, y = self._queries(x_query, y_query)
-        out = np.empty((self.n, len(x)))
         for at, cols, scores in self._pieces(x, y):
-            out[at, cols] = scores.T.double().cpu().numpy()
+            yield at, cols, scores.T.double().cpu().numpy()
+
+    def explain(self, x_query: Any, y_query: Any) -> Floats:
+        """(n, q) raw scores, not divided by n. Memory: the answer and what streams."""
+        out = np.empty((self.n, len(x_query)))
+        for at, cols, scores in self.stream(x_query, y_query):
+            out[at, cols] = scores
         return out
 
-    def topk(
-        self, x_query: Any, y_query: Any, k: int
-    ) -> tuple[tuple[NDArray[np.int64], Floats], tuple[NDArray[np.int64], Floats]]:
+    def topk(self, x_query: Any, y_query: Any, k: int) -> tuple[End, End]:
         """(rows (q, k), raw scores (q, k)) of the most helpful rows, and of the most harmful; (n, q) is never held."""
-        x, y = self._queries(x_query, y_query)
-        pieces = ((at, cols, s.T.double().cpu().numpy()) for at, cols, s in self._pieces(x, y))
-        return same_leaf.largest(pieces, self.n, len(x), k)
+        return ends(self.stream(x_query, y_query), self.n, len(x_query), k)
 
     def aggregate(self, x_query: Any, y_query: Any) -> Floats:
         """(n,) raw scores added over all queries."""
@@ -189,7 +195,7 @@ class NetworkInfluence(ABC):
             sign=SIGN,
             n=self.n,
             layers=tuple(layer.name for layer in self.layers),
-            notes=self._notes(),
+            notes=self.notes(),
             queries=tuple(
                 QueryScores(
                     query=j,
@@ -215,8 +221,16 @@ class NetworkInfluence(ABC):
         """By query: the share of each layer, for methods that add over layers."""
         return [()] * len(x)
 
-    def _notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores should know of how they were made."""
         return ()
+
+    def _tracked(self, model: nn.Module) -> tuple[Layer, ...]:
+        """The layers that are traced; none for methods over all weights."""
+        c = self.config
+        if not isinstance(c, LayerConfig):
+            return ()
+        return tracked_layers(model, c.include, c.exclude, c.kinds)
 
     def _queries(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         if len(x) == 0:
@@ -230,7 +244,7 @@ class NetworkInfluence(ABC):
         mask = self.task.token_mask(x, y)
         traced, layers = model or self.model, self.layers
         if model is not None:
-            layers = tracked_layers(model, self.config.include, self.config.exclude, self.config.kinds)
+            layers = self._tracked(model)
         return trace(traced, layers, rows, x, y, mask=mask, shared=self.config.shared, at=at)
 
     def _training(
@@ -240,7 +254,3 @@ class NetworkInfluence(ABC):
         part = only or slice(0, self.n)
         for at in batches(part.start, part.stop, self.config.batch):
             yield at, self._trace(self.task.loss, self.x[at], self.y[at], at.start, model)
-
-    @property
-    def _bytes(self) -> float:
-        return float(self.config.memory_mb * 2**20)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from counterlog.core.errors import LogError, message
@@ -147,31 +146,6 @@ def relabel_moves(label: Floats, leaf_scale: str) -> Moves:
         return base(data, b) - base(data, changed)
 
     return moves
-
-
-def largest(
-    pieces: Iterator[tuple[slice, slice, Floats]], n: int, m: int, k: int
-) -> tuple[tuple[NDArray[np.int64], Floats], tuple[NDArray[np.int64], Floats]]:
-    """(rows (m, k), scores (m, k)) of the most helpful and of the most harmful end, kept while the blocks stream."""
-    if not 1 <= k <= n:
-        raise LogError(
-            message(f"k = {k} rows were asked for", expected=f"1 to {n}, the number of training rows")
-        )
-    best = [np.full((m, k), -np.inf), np.full((m, k), -np.inf)]
-    rows = [np.full((m, k), -1, dtype=np.int64), np.full((m, k), -1, dtype=np.int64)]
-    for at, cols, scores in pieces:
-        number = np.arange(at.start, at.stop)
-        keep = min(k, len(number))
-        for end, signed in enumerate((scores, -scores)):
-            top = np.argpartition(-signed, keep - 1, axis=0)[:keep].T if keep < len(number) else None
-            found = signed.T if top is None else np.take_along_axis(signed.T, top, axis=1)
-            which = np.broadcast_to(number, found.shape) if top is None else number[top]
-            both = np.concatenate([best[end][cols], found], axis=1)
-            names = np.concatenate([rows[end][cols], which], axis=1)
-            order = np.lexsort((names, -both), axis=1)[:, :k]
-            best[end][cols] = np.take_along_axis(both, order, axis=1)
-            rows[end][cols] = np.take_along_axis(names, order, axis=1)
-    return (rows[0], best[0]), (rows[1], -best[1])
 
 
 def refuse_empty(m: int) -> None:

@@ -30,6 +30,7 @@ from counterlog.core.language_rows import (
     token_texts,
 )
 from counterlog.core.results import Result
+from counterlog.core.score_ends import Largest
 from counterlog.core.torch_models import frozen_layers
 from counterlog.trace.ekfac_influence import EKFACInfluence, EKFACInfluenceConfig
 from counterlog.trace.network_scores import SIGN, ranking_figure
@@ -160,12 +161,8 @@ def trace_texts(
         kept = BM25.fit([t.text for t in train]).candidates([t.text for t in test], c.candidates)
         recall = filter_recall(whole, kept, x_query, y_query, c.recall_rows, rng)
     some, n = whole.over(kept), len(train)
-    scores = some.explain(x_query, y_query).T / n
     k = min(c.top, len(kept))
-    up, down = (
-        np.argsort(-scores, axis=1, kind="stable")[:, :k],
-        np.argsort(scores, axis=1, kind="stable")[:, :k],
-    )
+    up, down, top_share = ranked(some, x_query, y_query, k)
     with torch.no_grad(), frozen_layers(model):
         device = next(model.parameters()).device
         losses = text_loss_rows(model, x_query.to(device), y_query.to(device)).tolist()
@@ -183,7 +180,7 @@ def trace_texts(
                 helpful=pairs[:k],
                 harmful=pairs[k:],
                 layer_share=tuple((layer / max(layer.sum(), 1e-300)).tolist()),
-                share_top_1_percent=top_share(scores[j], 0.01),
+                share_top_1_percent=float(top_share[j]),
                 candidates=len(kept),
             )
         )
@@ -198,7 +195,7 @@ def trace_texts(
         queries=tuple(queries),
         self_influence=own,
         filter_recall=recall,
-        notes=whole._notes(),
+        notes=whole.notes(),
     )
 
 
@@ -232,10 +229,21 @@ def _pairs(
     return tuple(out)
 
 
-def top_share(scores: NDArray[np.float64], share: float) -> float:
-    """Share of the sum of |score| that the largest `share` of the rows hold."""
-    size = np.sort(np.abs(scores))[::-1]
-    return float(size[: max(1, round(share * len(size)))].sum() / max(size.sum(), 1e-300))
+def ranked(
+    influence: EKFACInfluence, x: Tensor, y: Tensor, k: int, share: float = 0.01
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """(q, k) most helpful rows, (q, k) most harmful, and (q,) how much of the sum of |score| the largest `share` of
+    the rows holds. Scores stream: only the ends are held."""
+    n, q = influence.n, len(x)
+    high, low, loud = Largest(n, q, k), Largest(n, q, k), Largest(n, q, max(1, round(share * n)))
+    total = np.zeros(q)
+    for at, cols, scores in influence.stream(x, y):
+        size = np.abs(scores)
+        high.add(at, cols, scores)
+        low.add(at, cols, -scores)
+        loud.add(at, cols, size)
+        total[cols] += size.sum(axis=0)
+    return high.rows, low.rows, loud.values.sum(axis=1) / np.maximum(total, 1e-300)
 
 
 def filter_recall(

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from counterlog.core.config import Config, param
 from counterlog.core.errors import ConfigError, LogError, message
 from counterlog.core.results import Result
+from counterlog.core.score_ends import ends
 from counterlog.core.tree_models import UNITS, Floats, TreeEnsemble, read_trees
 from counterlog.trace import leaf_adjoint, leaf_derivatives, retraining, same_leaf, tree_kernels
 from counterlog.trace.boosting_path import Block, TrainedTrees, block, require_newton, take_rows, trained
@@ -189,7 +190,7 @@ class TreeInfluence:
             pieces = self._stream(X_test, target)
         else:
             pieces = iter([(slice(0, self.n), slice(0, len(target)), self._dense(X_test, target, y_test))])
-        return same_leaf.largest(pieces, self.n, len(target), k)
+        return ends(pieces, self.n, len(target), k)
 
     def aggregate(self, X_test: Any, y_test: Any) -> Floats:
         """(n,) scores added over all targets: at the cost of one target for BoostIn, LeafInfSP and LeafInfluence."""
@@ -272,7 +273,7 @@ class TreeInfluence:
         """The ends of every column of `dense` (n, m'), whose first target is number `start`."""
         m = dense.shape[1]
         whole = iter([(slice(0, self.n), slice(0, m), dense)])
-        (up, gains), (down, harms) = same_leaf.largest(whole, self.n, m, k)
+        (up, gains), (down, harms) = ends(whole, self.n, m, k)
         magnitude = -np.sort(-np.abs(dense), axis=0)
         share = magnitude.cumsum(axis=0) / np.maximum(magnitude.sum(axis=0), 1e-300)
         cut = [max(1, round(q * self.n)) - 1 for q in (0.01, 0.05, 0.1)]

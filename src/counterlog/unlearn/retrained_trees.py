@@ -7,6 +7,7 @@ the file's own model; then training without the rows is what the model would hav
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterlog.core.errors import ConfigError, LogError, message, need_extra
+from counterlog.core.files import write_whole
 from counterlog.core.saved_trees import SavedTrees
 from counterlog.core.tree_models import TreeEnsemble, read_trees
 from counterlog.trace.boosting_path import take_rows
@@ -73,11 +75,11 @@ def recipe_of(saved: SavedTrees, options: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def save_trees(saved: SavedTrees, model: Any, folder: str | os.PathLike[str]) -> Path:
-    """Write the model as the library writes it and return the path."""
-    path = Path(folder) / f"model{SUFFIX[saved.library]}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    model.save_model(str(path))
-    return path
+    """Write the model as the library writes it, whole or not at all, and return the path."""
+    name = f"model{SUFFIX[saved.library]}"
+    with tempfile.TemporaryDirectory() as place:
+        model.save_model(str(Path(place) / name))
+        return write_whole(Path(folder) / name, (Path(place) / name).read_bytes())
 
 
 def _codes(trees: TreeEnsemble, y: Any) -> Any:

@@ -339,6 +339,12 @@ def test_a_good_old_ranker_that_moved_nothing_warns() -> None:
         DualLearningRanking(DualLearningRankingConfig(steps=20, replicates=20)).fit(weak)
 
 
+def test_trees_refuse_a_folder(tmp_path: Path) -> None:
+    log = simulated_queries(0, queries=20, test=2).log(200)
+    with pytest.raises(ConfigError, match="trees keep no state"):
+        DualLearningRanking(DualLearningRankingConfig(ranker="trees")).fit(log, folder=tmp_path)
+
+
 @pytest.mark.trees
 def test_trees_learn_the_order_and_save_as_text(tmp_path: Path) -> None:
     pytest.importorskip("lightgbm")

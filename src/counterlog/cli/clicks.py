@@ -24,7 +24,7 @@ Column = Annotated[str | None, typer.Option(help="Column of this role, if the lo
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="A parameter as name=value; may be repeated.")
 ]
-Truncate = Annotated[bool, typer.Option(help="Leave lists of one item out.")]
+DropSingle = Annotated[bool, typer.Option(help="Leave lists of one item out.")]
 
 
 def rank(
@@ -40,7 +40,7 @@ def rank(
     logger: Column = None,
     label: Column = None,
     score: Column = None,
-    drop_single: Truncate = False,
+    drop_single: DropSingle = False,
     judged: Annotated[
         Path | None, typer.Option(help="Graded lists in LETOR form, to measure the order on.")
     ] = None,

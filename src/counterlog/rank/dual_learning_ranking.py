@@ -14,7 +14,7 @@ Shapes      s = f(x), c, w, v (B, K) | x (B, K, F) float32 | g (segments, K)
 Units       g, s: log of a chance up to a constant | w, v: none | losses: nats a weighted click
 Raises      LogError: what the log's contract refuses; a list longer than list_size; a list without position 1
             SupportError: no clicks, or too few at a position | ConvergenceError: a loss is not finite
-            ConfigError: a folder of another run | MissingExtraError: torch, or LightGBM for trees
+            ConfigError: a folder of another run, or with trees | MissingExtraError: torch, or LightGBM for trees
 Differs     g is a table with a step size of its own (0.5: with 0.05 it stays half way); optimisers keep their
             state (a later released code makes them anew at every step); lists without clicks stay and count
             nothing; the sigmoid loss takes c w as its label, so that it is unbiased. The reported curve is the
@@ -247,6 +247,9 @@ class DualLearningRanking:
         Warns `IdentifiabilityWarning` when the audit finds that the log cannot tell position from relevance.
         """
         c = self.config
+        if c.ranker == "trees" and folder is not None:
+            msg = message("trees keep no state to go on from", hint="leave folder out, or set ranker=network")
+            raise ConfigError(msg)
         need_reference(log, c)
         need_clicks(log.clicks_at(c.list_size), c.min_clicks)
         audit = audit_clicks(log, c.list_size, rng=rng)

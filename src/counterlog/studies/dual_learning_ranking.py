@@ -9,9 +9,12 @@ order of all 20 items.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 
 from counterlog.core.clicks import Clicks
 from counterlog.core.errors import DatasetError, need_extra
@@ -25,6 +28,8 @@ from counterlog.rank.dual_learning_ranking import DualLearningRanking, DualLearn
 from counterlog.rank.inverse_propensity_ranking import (
     InversePropensityRanking,
     InversePropensityRankingConfig,
+    all_pairs_curve,
+    pair_counts,
 )
 from counterlog.rank.pairwise_debiasing import PairwiseDebiasing, PairwiseDebiasingConfig
 from counterlog.rank.ranker_value import ranker_value
@@ -33,8 +38,10 @@ from counterlog.rank.regression_em import RegressionEM, RegressionEMConfig
 from counterlog.rank.saved_rankers import TreeRanker
 
 SLUG = "dual-learning-ranking"
-FULL = (2, 200, 1)  # seeds of the main table, steps, seeds of the other tables
-QUICK = (1, 300, 1)
+FULL = (3, 2_000, 1, 1_000)  # seeds and steps of the main table, seeds and steps of the grids
+QUICK = (1, 300, 1, 300)
+JOINED = ("doc", "position", "click", "query", "label", "score")
+HARVEST = 50_000  # lists of each of the two rankers that all-pairs compares
 FEW: dict[str, Any] = {"replicates": 100}
 
 
@@ -51,12 +58,35 @@ def fitted(
         return RegressionEM(RegressionEMConfig(steps=steps)).fit(log, rng=rng)
     if method == "pairwise debiasing":
         return PairwiseDebiasing(PairwiseDebiasingConfig(steps=steps)).fit(log, rng=rng)
-    way = {"naive": "naive", "oracle IPW": "given", "randomised IPW": "randomised"}[method]
+    way = "given" if method in ("oracle IPW", "all-pairs IPW") else method.removesuffix(" IPW")
     ipw = InversePropensityRanking(InversePropensityRankingConfig(steps=steps, way=way))
     if way == "given":
-        return ipw.fit(log, rng=rng, propensity=model.examination(10))
+        curve = model.examination(10) if method == "oracle IPW" else harvested(pop, model, rng)
+        return ipw.fit(log, rng=rng, propensity=curve)
     shuffled = pop.log(10_000, model, rng=rng + 500, shuffled=True) if way == "randomised" else None
     return ipw.fit(log, rng=rng, randomised=shuffled)
+
+
+def harvested(pop: Population, model: PositionBased, rng: int) -> Any:
+    """All-pairs curve of lists of the old ranker and of a second one, which has other weights."""
+    gen = np.random.default_rng([rng, 5])
+    other = pop.logging + gen.normal(size=len(pop.logging)) * pop.logging.std()
+    parts = [
+        pop.log(HARVEST, model, rng=rng + 600),
+        replace(pop, logging=other).log(HARVEST, model, rng=rng + 700),
+    ]
+    return all_pairs_curve(*pair_counts(joined(*parts), 10))
+
+
+def joined(first: Clicks, second: Clicks) -> Clicks:
+    """Two logs of the same items as one."""
+    both = {n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in JOINED}
+    return replace(first, offsets=np.concatenate([first.offsets, second.offsets[1:] + first.n]), **both)
+
+
+def in_two(work: Callable[..., Any], cells: list[tuple[Any, ...]]) -> list[Any]:
+    """The work of every cell, in two processes; in this one when there is one cell."""
+    return list(Parallel(n_jobs=min(2, len(cells)))(delayed(work)(*c) for c in cells))
 
 
 def from_labels(pop: Population, steps: int, rng: int) -> FittedRanking:
@@ -111,74 +141,71 @@ def measured(fit: FittedRanking, pop: Population, model: PositionBased) -> dict[
     }
 
 
+def main_cell(method: str, seed: int, steps: int) -> dict[str, float]:
+    """One method on one seed at severity 1."""
+    pop, model = simulated_queries(seed), PositionBased()
+    if method == "true attraction":
+        return measured(from_labels(pop, steps, seed), pop, model)
+    log = pop.log(steps * 256, model, rng=seed)
+    if method.startswith("LightGBM"):
+        trees = lightgbm_position_bias(log, pop, "bias" in method, seed)
+        cell = {f"nDCG@{k}": at(trees.score, pop.test, k) for k in (1, 5, 10)}
+        nothing = ("theta_10/theta_1", "curve error", "refit curve error")
+        return cell | dict.fromkeys(nothing, float("nan"))
+    return measured(fitted(method, pop, log, model, steps, seed), pop, model)
+
+
 def main_table(
     methods: tuple[str, ...], seeds: int, steps: int, rng: int
 ) -> dict[str, list[dict[str, float]]]:
     """Every method on every seed at severity 1."""
-    out: dict[str, list[dict[str, float]]] = {m: [] for m in methods}
-    model = PositionBased()
-    for s in range(seeds):
-        pop = simulated_queries(rng + s)
-        log = pop.log(steps * 256, model, rng=rng + s)
-        for m in methods:
-            if m == "true attraction":
-                fit = from_labels(pop, steps, rng + s)
-            elif m.startswith("LightGBM"):
-                trees = lightgbm_position_bias(log, pop, "bias" in m, rng + s)
-                cell = {f"nDCG@{k}": at(trees.score, pop.test, k) for k in (1, 5, 10)}
-                nothing = ("theta_10/theta_1", "curve error", "refit curve error")
-                out[m].append(cell | dict.fromkeys(nothing, float("nan")))
-                continue
-            else:
-                fit = fitted(m, pop, log, model, steps, rng + s)
-            out[m].append(measured(fit, pop, model))
-    return out
+    cells = [(m, rng + s, steps) for m in methods for s in range(seeds)]
+    found = in_two(main_cell, cells) if len(methods) > 3 else [main_cell(*c) for c in cells]
+    return {m: found[i * seeds : (i + 1) * seeds] for i, m in enumerate(methods)}
+
+
+def severity_cell(eta: float, method: str, seed: int, steps: int) -> float:
+    """nDCG@10 of one method at one severity."""
+    pop, model = simulated_queries(seed), PositionBased(severity=eta)
+    fit = fitted(method, pop, pop.log(steps * 256, model, rng=seed), model, steps, seed)
+    return at(fit.score, pop.test, 10)
 
 
 def by_severity(levels: tuple[float, ...], seeds: int, steps: int, rng: int) -> list[dict[str, Any]]:
     """nDCG@10 of naive, DLA and oracle at each severity of the bias."""
+    kinds = [(eta, m) for eta in levels for m in ("naive", "DLA", "oracle IPW")]
+    found = in_two(severity_cell, [(*k, rng + s, steps) for k in kinds for s in range(seeds)])
     rows = []
-    for eta in levels:
-        model = PositionBased(severity=eta)
-        for m in ("naive", "DLA", "oracle IPW"):
-            found = []
-            for s in range(seeds):
-                pop = simulated_queries(rng + s)
-                fit = fitted(m, pop, pop.log(steps * 256, model, rng=rng + s), model, steps, rng + s)
-                found.append(at(fit.score, pop.test, 10))
-            rows.append(
-                {"severity": eta, "method": m, "nDCG@10": float(np.mean(found)), "sd": float(np.std(found))}
-            )
+    for i, (eta, m) in enumerate(kinds):
+        own = found[i * seeds : (i + 1) * seeds]
+        rows.append({"severity": eta, "method": m, "nDCG@10": float(np.mean(own)), "sd": float(np.std(own))})
     return rows
+
+
+def skill_cell(skill: float, seed: int, steps: int) -> dict[str, float]:
+    """DLA and oracle behind a logging ranker of this skill, and whether the audit warned."""
+    pop, model = simulated_queries(seed, skill=skill), PositionBased()
+    log = pop.log(steps * 256, model, rng=seed)
+    audit = audit_clicks(log.take(slice(0, 50_000)), 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = measured(fitted("DLA", pop, log, model, steps, seed), pop, model)
+    return found | {
+        "old nDCG@10": mean(ndcg(pop.logging, pop.train.label, pop.train.offsets, 10)),
+        "agreement": audit.agreement,
+        "oracle nDCG@10": at(fitted("oracle IPW", pop, log, model, steps, seed).score, pop.test, 10),
+        "warned": float(not audit.identified),
+    }
 
 
 def by_skill(levels: tuple[float, ...], seeds: int, steps: int, rng: int) -> list[dict[str, Any]]:
     """The better the old ranker, the more position and relevance are one: the curve's error and the audit's verdict."""
+    found = in_two(skill_cell, [(skill, rng + s, steps) for skill in levels for s in range(seeds)])
+    kept = ("old nDCG@10", "agreement", "nDCG@10", "oracle nDCG@10", "theta_10/theta_1", "curve error")
     rows = []
-    model = PositionBased()
-    for skill in levels:
-        cells, warned = [], []
-        for s in range(seeds):
-            pop = simulated_queries(rng + s, skill=skill)
-            log = pop.log(steps * 256, model, rng=rng + s)
-            audit = audit_clicks(log.take(slice(0, 50_000)), 10)
-            warned.append(not audit.identified)
-            old = mean(ndcg(pop.logging, pop.train.label, pop.train.offsets, 10))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
-                found = measured(fitted("DLA", pop, log, model, steps, rng + s), pop, model)
-            oracle = at(fitted("oracle IPW", pop, log, model, steps, rng + s).score, pop.test, 10)
-            cells.append(
-                {"old nDCG@10": old, "agreement": audit.agreement, "oracle nDCG@10": oracle, **found}
-            )
-        kept = ("old nDCG@10", "agreement", "nDCG@10", "oracle nDCG@10", "theta_10/theta_1", "curve error")
-        rows.append(
-            {
-                "skill": skill,
-                **{k: float(np.mean([c[k] for c in cells])) for k in kept},
-                "warned": float(np.mean(warned)),
-            }
-        )
+    for i, skill in enumerate(levels):
+        own = found[i * seeds : (i + 1) * seeds]
+        rows.append({"skill": skill, **{k: float(np.mean([c[k] for c in own])) for k in (*kept, "warned")}})
     return rows
 
 
@@ -251,11 +278,18 @@ def real_lists(steps: int, rng: int) -> list[dict[str, Any]]:
 def run(*, full: bool = False, rng: int = 0) -> Study:
     """The study. Quick: one seed, 300 steps, naive, DLA and oracle. Raises `MissingExtraError`."""
     clock = Clock()
-    seeds, steps, few = FULL if full else QUICK
+    seeds, steps, few, short = FULL if full else QUICK
     methods: tuple[str, ...] = ("naive", "DLA", "oracle IPW")
     if full:
         methods = ("naive", "pairwise debiasing", "regression-EM", "DLA, g lr 0.05", "DLA", "randomised IPW")
-        methods += ("oracle IPW", "true attraction", "DLA, trees", "LightGBM", "LightGBM, position bias")
+        methods += (
+            "all-pairs IPW",
+            "oracle IPW",
+            "true attraction",
+            "DLA, trees",
+            "LightGBM",
+            "LightGBM, position bias",
+        )
     found = main_table(methods, seeds, steps, rng)
     tables = [
         Table(
@@ -266,13 +300,10 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
     ]
     checks = ordering(found, full)
     if full:
-        severity = by_severity((0.0, 0.5, 2.0), few, steps, rng)
-        skill = by_skill((0.0, 1.0), few, steps, rng)
-        adapted, segments, value = (
-            adaptation(2 * steps, rng),
-            by_segment(steps, rng),
-            value_of_new_ranker(steps, rng),
-        )
+        severity = by_severity((0.0, 0.5, 1.5, 2.0), few, short, rng)
+        skill = by_skill((0.0, 0.5, 1.0), few, short, rng)
+        works = (adaptation, by_segment, value_of_new_ranker)
+        adapted, segments, value = in_two(_called, [(w, steps, rng) for w in works])
         tables += [
             Table(title="By severity of the bias", rows=tuple(severity), unit="nDCG@10"),
             Table(
@@ -296,7 +327,9 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
         try:
             tables.append(
                 Table(
-                    title="Real lists, simulated clicks", rows=tuple(real_lists(steps, rng)), unit="nDCG@10"
+                    title="Real lists, simulated clicks",
+                    rows=tuple(real_lists(short // 4, rng)),
+                    unit="nDCG@10",
                 )
             )
         except DatasetError as missing:
@@ -378,6 +411,10 @@ def rest(severity: Any, skill: Any, adapted: Any, segments: Any, value: Any) -> 
             passed=inside,
         ),
     ]
+
+
+def _called(work: Callable[[int, int], Any], steps: int, rng: int) -> Any:
+    return work(steps, rng)
 
 
 def _above(claim: str, measured: float, bar: float) -> Check:

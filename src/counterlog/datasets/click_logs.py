@@ -46,7 +46,8 @@ class Population:
         clicked by `model`; with `segment_models` each list belongs to one of them."""
         gen = np.random.default_rng([rng, 77])
         models = segment_models or (model or PositionBased(),)
-        query = gen.integers(self.train.lists, size=lists)
+        several = np.flatnonzero(np.diff(self.train.offsets) > 1)  # one item is no ranking
+        query = several[gen.integers(len(several), size=lists)]
         top = _top(self.logging, self.train.offsets, size)
         docs = top[query]
         if shuffled:

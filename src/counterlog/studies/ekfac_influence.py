@@ -370,7 +370,7 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
         rng=rng,
         unit="linear datamodeling score",
         n=2 * subsets,
-        tables=tuple(tables),
+        tables=tuple(t for t in tables if t.rows),
         checks=tuple(claims(table, flips, near, facts, swap)),
         notes=(
             "Retrained halves: two seeds a subset, averaged. EK-FAC without a remark: labels of the data, damping a "

@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: report test test-slow lint docs clean
+.PHONY: report test test-slow test-pythons lint docs clean
 
 report: .venv/core ## the main job on the bundled log
 	$(BIN)/counterlog report
@@ -15,6 +15,18 @@ test: .venv/all lint ## lint, types, import contract, tests
 
 test-slow: .venv/all ## the tests marked slow
 	$(BIN)/pytest -q -n $(PYTEST_WORKERS) -m slow
+
+PYTHONS ?= 3.12 3.13
+CORE_TESTS := tests/core tests/estimate tests/audit tests/trust tests/report/test_verdict.py
+
+test-pythons: .venv/all ## the light core on other Pythons that are installed, and their answers beside ours
+	@made=; for version in $(PYTHONS); do \
+		python$$version -c '' 2>/dev/null || { echo "python$$version is not installed"; continue; }; \
+		there=.venv-$$version; [ -d $$there ] || python$$version -m venv $$there; \
+		$$there/bin/python -m pip install -q -c constraints.txt -e . pytest pytest-xdist pytest-timeout hypothesis pandas || exit 1; \
+		$$there/bin/pytest -q -n $(PYTEST_WORKERS) -m "not slow" $(CORE_TESTS) || exit 1; \
+		made=$$made:$(CURDIR)/$$there/bin/python; \
+	done; COUNTERLOG_PYTHONS=$$made $(BIN)/pytest -q tests/trust/test_determinism.py
 
 lint: .venv/all
 	$(BIN)/ruff format --check

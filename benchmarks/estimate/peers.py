@@ -49,6 +49,11 @@ def versions():
     return found
 
 
+def peak_mb():
+    """Peak resident megabytes of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def cpu(work):
     start = time.process_time()
     value = work()
@@ -95,7 +100,7 @@ def obp_points(folder):
     return {
         "seconds": {k: v[0] for k, v in timed.items()},
         "values": {k: float(v[1]) for k, v in timed.items()},
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mb": peak_mb(),
     }
 
 
@@ -111,12 +116,14 @@ def obp_bootstrap(folder, replicates=20):
     return {"seconds": seconds, "replicates": replicates}
 
 
-def vw(folder, kind, actions=10):
+def vw(folder, kind, actions=10, data=None):
     """Processor seconds and value of VW's progressive evaluation from its text file."""
     from vowpalwabbit import Workspace
 
     def work():
-        space = Workspace(f"--cb {actions} --eval --cb_type {kind} -d {folder}/log.vw --quiet")
+        space = Workspace(
+            f"--cb {actions} --eval --cb_type {kind} -d {data or Path(folder) / 'log.vw'} --quiet"
+        )
         value = -space.get_sum_loss() / space.get_weighted_examples()
         space.finish()
         return value
@@ -125,8 +132,42 @@ def vw(folder, kind, actions=10):
     return {
         "seconds": seconds,
         "value": value,
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mb": peak_mb(),
     }
+
+
+def obp_once(folder, copies):
+    """One question, arrays to values: IPS and SNIPS of one policy, loading of the arrays not counted."""
+    with np.load(Path(folder) / "arrays.npz") as held:  # only what these two estimators read
+        needed = {
+            name: np.concatenate([held[name]] * int(copies))
+            for name in ("reward", "action", "propensity", "pi")
+        }
+    given = {
+        "reward": needed["reward"],
+        "action": needed["action"],
+        "pscore": needed["propensity"],
+        "position": np.zeros(len(needed["reward"]), dtype=int),
+        "action_dist": needed["pi"][:, :, None],
+    }
+    named = obp_estimators()
+    seconds, values = cpu(lambda: [float(named[n].estimate_policy_value(**given)) for n in ("IPS", "SNIPS")])
+    return {"seconds": seconds, "values": values, "rss_mb": peak_mb()}
+
+
+def vw_once(folder, copies):
+    """One question, text to value: IPS of one policy."""
+    text = Path(folder) / "log.vw"
+    if int(copies) > 1:
+        whole = Path(folder) / "copies.vw"
+        with whole.open("wb") as file:
+            for _ in range(int(copies)):
+                file.write(text.read_bytes())
+        text = whole
+    answer = vw(folder, "ips", data=text)
+    if int(copies) > 1:
+        text.unlink()
+    return {"seconds": answer["seconds"], "values": [answer["value"]], "rss_mb": answer["rss_mb"]}
 
 
 def obp_agreement(folder):

@@ -2,7 +2,7 @@
 
 Run: OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/trace/tree_influence.py
      (writes benchmarks/results/tree-influence.json; --large: the peer's leaf methods at 455 rows x 100 rounds, minutes;
-     --million: a million rows x 1,000 targets x 100 rounds)
+     --million: a million rows x 1,000 targets x 100 rounds; --only NAME: one row, the others kept from the last run)
 PEER_PYTHON, when set, names a Python 3.10 with `tree-influence`: it trains the same LightGBM model on the same rows and
 answers the same questions in the same run. Times are processor seconds, medians of REPEATS for ours.
 """
@@ -30,11 +30,11 @@ PEER = """
 import json, sys, time
 import lightgbm, numpy as np
 import sklearn.preprocessing
-from tree_influence.explainers import BoostIn, LeafInfluence, LeafRefit
+from tree_influence.explainers import BoostIn, LeafInfluence, LeafRefit, Trex
 from tree_influence.explainers import parsers
 z = np.load(sys.argv[1]); name = sys.argv[2]
 model = lightgbm.LGBMClassifier(n_estimators=int(sys.argv[3]), num_leaves=15, n_jobs=1, verbose=-1).fit(z["X"], z["y"])
-kind = {"boostin": BoostIn, "leafinfluence": LeafInfluence, "leafrefit": LeafRefit}[name]
+kind = {"boostin": BoostIn, "leafinfluence": LeafInfluence, "leafrefit": LeafRefit, "trex": Trex}[name]
 start = time.process_time()
 found = kind().fit(model, z["X"], z["y"]).get_local_influence(z["X_test"], z["y_test"])
 print(json.dumps([time.process_time() - start, float(np.abs(found).sum())]))
@@ -152,23 +152,58 @@ def streaming(n, targets, rounds):
     }
 
 
+def memory(n, targets, rounds):
+    """Peak memory that `explain` adds, as a multiple of the (n, targets) answer; a process of its own would be cleaner,
+    so this runs first."""
+    X, y, X_test, y_test = simulated(n, targets)
+    model = fit(X, y, rounds)
+    config = TreeInfluenceConfig(memory_mb=2 * 8 * n * targets / 2**20 / 4)
+    TreeInfluence(model, X[:500], y[:500], config=TreeInfluenceConfig(allow_inexact=True)).explain(
+        X_test[:5], y_test[:5]
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    TreeInfluence(model, X, y, config=config).explain(X_test, y_test)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "n": n,
+        "targets": targets,
+        "rounds": rounds,
+        "times_the_answer": (after - before) * 1024 / (8 * n * targets),
+    }
+
+
+def merged(path, name, row):
+    """The last result with one of its `beside_peer` rows (same method, n and rounds) replaced or added."""
+    result = json.loads(path.read_text())
+    if name == "memory":
+        return {**result, "memory": row}
+    same = ("method", "n", "rounds")
+    kept = [r for r in result["beside_peer"] if any(r[k] != row[k] for k in same)]
+    return {**result, "beside_peer": [*kept, row]}
+
+
 def main():
     large = "--large" in sys.argv  # minutes in the peer
-    leaves = (cancer(455, 114), 100) if large else (cancer(300, 20), 20)
-    result = {
-        "beside_peer": [
-            beside_peer("boostin", simulated(5_000, 500), 100, 3),
-            beside_peer("leafinfluence", *leaves),
-            beside_peer("leafrefit", *leaves),
-        ],
-        "beside_retraining": beside_retraining(),
-        "streaming": [streaming(32_561, 1_000, 100)],
-    }
-    if "--million" in sys.argv:
-        result["streaming"].append(streaming(1_000_000, 1_000, 100))
-    result["versions"] = versions("counterlog", "numpy", "scipy", "lightgbm")
-    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     path = Path(__file__).parents[1] / "results" / "tree-influence.json"
+    leaves = (cancer(455, 114), 100) if large else (cancer(300, 20), 20)
+    rows = {
+        "boostin": lambda: beside_peer("boostin", simulated(5_000, 500), 100, 3),
+        "leafinfluence": lambda: beside_peer("leafinfluence", *leaves),
+        "leafrefit": lambda: beside_peer("leafrefit", *leaves),
+        "trex": lambda: beside_peer("trex", cancer(455, 114), 100, 3),
+    }
+    if "--only" in sys.argv:
+        name = sys.argv[sys.argv.index("--only") + 1]
+        row = memory(5_000, 500, 100) if name == "memory" else rows[name]()
+        result = merged(path, name, row)
+    else:
+        used = memory(5_000, 500, 100)
+        result = {"beside_peer": [row() for row in rows.values()], "memory": used}
+        result |= {"beside_retraining": beside_retraining(), "streaming": [streaming(32_561, 1_000, 100)]}
+        if "--million" in sys.argv:
+            result["streaming"].append(streaming(1_000_000, 1_000, 100))
+        result["versions"] = versions("counterlog", "numpy", "scipy", "lightgbm")
+        result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

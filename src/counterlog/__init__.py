@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from counterlog.audit.decision_log import audit
+    from counterlog.core.column_predictions import ColumnPredictions
     from counterlog.core.episodes import Episodes
     from counterlog.core.errors import CounterlogError
     from counterlog.core.evaluate import Evaluation, evaluate
@@ -25,6 +26,7 @@ _HOMES = {
     "Rounds": "core.rounds",
     "Episodes": "core.episodes",
     "evaluate": "core.evaluate",
+    "ColumnPredictions": "core.column_predictions",
     "Evaluation": "core.evaluate",
     "Policy": "core.policies",
     "Logged": "core.policies",
@@ -42,6 +44,7 @@ _HOMES = {
 
 __all__ = [
     "Always",
+    "ColumnPredictions",
     "CounterlogError",
     "Episodes",
     "Estimate",

@@ -15,7 +15,7 @@ from sklearn.ensemble import (
 )
 
 from counterlog.core.errors import ConfigError, LogError, NotFittedError
-from counterlog.core.sklearn_trees import walk
+from counterlog.core.sklearn_trees import rows_trained_on
 from counterlog.core.tree_models import read_trees
 
 TASKS = ("binary", "multiclass", "regression")
@@ -177,20 +177,20 @@ def test_an_xgboost_file_needs_its_learning_rate_said_again(tmp_path):
     assert refit_leaves(trees, X, code) < 1e-5
 
 
-def test_a_walk_sends_unknown_categories_where_missing_values_go():
-    kind = [("is_leaf", "u1"), ("feature_idx", "i8"), ("num_threshold", "f8"), ("missing_go_to_left", "u1"),
-            ("left", "i8"), ("right", "i8"), ("is_categorical", "u1"), ("bitset_idx", "i8")]  # fmt: skip
-    nodes = np.zeros(3, dtype=kind)
-    nodes[0] = (0, 0, 0.0, 1, 1, 2, 1, 0)
-    nodes["is_leaf"][1:] = 1
-    goes_left = np.zeros((1, 8), np.uint32)
-    goes_left[0, 0] = 0b0010
-    known = np.zeros((1, 8), np.uint32)
-    known[0, 0] = 0b0111
-    ends = walk(
-        nodes, goes_left, known, np.array([0]), np.array([[0.0], [1.0], [2.0], [5.0], [np.nan], [-1.0]])
-    )
-    assert ends.tolist() == [2, 1, 2, 1, 1, 1]
+def test_rows_set_aside_for_early_stopping_are_known_again():
+    gen = np.random.default_rng(0)
+    X = gen.normal(size=(600, 3))
+    for y, kind in (
+        (X[:, 0] + gen.normal(size=600), HistGradientBoostingRegressor),
+        ((X[:, 0] + gen.normal(size=600) > 0.7).astype(int), HistGradientBoostingClassifier),
+    ):
+        model = kind(max_iter=8, early_stopping=True, validation_fraction=0.2, random_state=3).fit(X, y)
+        rows = rows_trained_on(model, y)
+        assert len(rows) == 480
+        trees = read_trees(model)
+        assert refit_leaves(trees, X[rows], y[rows]) <= 1e-5 + 1e-5 * np.abs(trees.values).max()
+        assert refit_leaves(trees, X, y) > 1e-3
+        assert len(rows_trained_on(kind(max_iter=2, early_stopping=False).fit(X, y), y)) == 600
 
 
 def test_link_curvature_and_moved_agree_with_differences():

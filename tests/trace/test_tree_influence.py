@@ -294,13 +294,14 @@ def test_self_influence_is_each_row_as_its_own_target(method):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_million_rows_and_a_thousand_targets_stream_in_bounded_memory():
     import resource
 
     gen = np.random.default_rng(0)
     X = gen.normal(size=(1_000_000, 4)).astype(np.float32)
     y = (X[:, 0] + X[:, 1] * X[:, 2] + gen.normal(size=len(X)) > 0).astype(int)
-    model = HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=15, early_stopping=False).fit(X, y)
+    model = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=15, early_stopping=False).fit(X, y)
     found = TreeInfluence(model, X, y, config=TreeInfluenceConfig(memory_mb=256))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     (_, gains), _ = found.topk(X[:1000], y[:1000], 5)

@@ -53,11 +53,18 @@ print(json.dumps(plain(made)))
 """
 
 
-def ask(threads: int, *, rows: int = 3000, seed: int = 0, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+def ask(
+    threads: int,
+    *,
+    rows: int = 3000,
+    seed: int = 0,
+    extra: tuple[str, ...] = (),
+    python: str = sys.executable,
+) -> dict[str, Any]:
     """The answers of a process with so many threads."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS")
     environment = {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONHASHSEED": str(seed + threads)}
-    words = [sys.executable, "-c", ASK, str(rows), str(seed), *extra]
+    words = [python, "-c", ASK, str(rows), str(seed), *extra]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -89,6 +96,13 @@ def one() -> dict[str, Any]:
 
 def test_two_threads_give_the_answers_of_one(one: dict[str, Any]) -> None:
     assert differences(one, ask(2)) == []
+
+
+def test_other_pythons_give_the_same_answers(one: dict[str, Any]) -> None:
+    others = [p for p in os.environ.get("COUNTERLOG_PYTHONS", "").split(os.pathsep) if p]
+    if not others:
+        pytest.skip("COUNTERLOG_PYTHONS names no other interpreter; `make test-pythons` makes them")
+    assert [differences(one, ask(1, python=p)) for p in others] == [[]] * len(others)
 
 
 def test_another_seed_gives_other_folds(one: dict[str, Any]) -> None:

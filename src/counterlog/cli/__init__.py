@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from counterlog.cli import catalogue, decisions
+from counterlog.cli import attribution, catalogue, clicks, decisions, effects, generative, networks
 from counterlog.core.errors import CounterlogError
 
 app = typer.Typer(
@@ -25,6 +25,13 @@ COMMANDS = (
     decisions.estimate,
     decisions.audit,
     decisions.learn,
+    attribution.trace,
+    attribution.unlearn,
+    attribution.certify,
+    effects.effect,
+    networks.spread,
+    clicks.rank,
+    generative.posttrain,
     catalogue.systems,
     catalogue.show,
     catalogue.study,

@@ -12,6 +12,7 @@ from counterlog.cli.log_options import (
     Available,
     Context,
     Delay,
+    Engine,
     Estimators,
     Example,
     Json,
@@ -32,6 +33,8 @@ from counterlog.cli.log_options import (
     read_bounds,
     read_estimators,
     read_log,
+    read_predictions,
+    read_sample,
     split,
 )
 from counterlog.cli.printing import command_line, content, print_json, print_line, print_table, progress
@@ -51,6 +54,7 @@ def report(
     available: Available = None,
     delay: Delay = None,
     example: Example = None,
+    engine: Engine = None,
     policy: PolicySpecs = None,
     estimators: Estimators = None,
     level: Level = 0.95,
@@ -98,6 +102,7 @@ def estimate(
     available: Available = None,
     delay: Delay = None,
     example: Example = None,
+    engine: Engine = None,
     policy: PolicySpecs = None,
     estimators: Estimators = None,
     level: Level = 0.95,
@@ -113,6 +118,18 @@ def estimate(
         list[str] | None,
         typer.Option("--set", help="A setting of an estimator, as ClippedIPS.cap=5; may be repeated."),
     ] = None,
+    q: Annotated[
+        str | None, typer.Option("--q", help="Column with the predicted reward of the logged action.")
+    ] = None,
+    v: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--v", help="Column with a policy's predicted reward, as POLICY=COLUMN; may be repeated."
+        ),
+    ] = None,
+    sums_only: Annotated[
+        bool, typer.Option("--sums-only", help="Values and t intervals alone: less than half the time.")
+    ] = False,
     add: Annotated[list[Path] | None, typer.Option(help="Saved result to add (yesterday's).")] = None,
     save: Annotated[Path | None, typer.Option(help="Save the result here, to be added to later.")] = None,
     as_json: Json = False,
@@ -134,8 +151,11 @@ def estimate(
         interval=interval,
         bounds=read_bounds(bounds),
         model=model,
+        q=read_predictions(q, v or (), tuple(rounds.rewards)),
+        sums_only=sums_only,
         on_error="record" if policy is None else "raise",
         rng=rng,
+        progress=say,
     )
     for earlier in add or ():
         result = result + Evaluation.load(earlier, level=level, interval=interval, rng=rng)
@@ -143,7 +163,7 @@ def estimate(
         result.save(save)
     verdict = summary(result)
     if as_json:
-        findings = run_audit(rounds, policy or (), rng=rng).findings
+        findings = run_audit(read_sample(rounds, say), policy or (), rng=rng).findings
         print_json(content(result.n, result.records(), [f.to_dict() for f in findings], verdict))
         return
     rows = [
@@ -179,6 +199,7 @@ def audit(
     available: Available = None,
     delay: Delay = None,
     example: Example = None,
+    engine: Engine = None,
     policy: PolicySpecs = None,
     rng: Seed = 0,
     as_json: Json = False,
@@ -187,8 +208,9 @@ def audit(
     """Say what a decision log can support: every finding with its severity and remedy."""
     from counterlog.audit.decision_log import audit as run_audit
 
-    rounds = read_log(locals())
-    progress(quiet)("auditing", 0.0)
+    say = progress(quiet)
+    rounds = read_sample(read_log(locals()), say)
+    say("auditing", 0.0)
     result = run_audit(rounds, policy or (), rng=rng)
     if as_json:
         print_json(content(rounds.n, [], [f.to_dict() for f in result.findings], result.verdict))
@@ -216,6 +238,7 @@ def learn(
     available: Available = None,
     delay: Delay = None,
     example: Example = None,
+    engine: Engine = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the system's parameters.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value.")] = None,
     rng: Seed = 0,
@@ -226,8 +249,9 @@ def learn(
     """Learn a policy from a log and save it; `estimate --policy file:POLICY` values it on another log."""
     from counterlog.studies.running import fit_system
 
-    rounds = read_log(locals())
-    progress(quiet)(f"learning with {system}", 0.0)
+    say = progress(quiet)
+    rounds = read_sample(read_log(locals()), say)
+    say(f"learning with {system}", 0.0)
     result, saved = fit_system(system, rounds, config=config, options=set_ or (), rng=rng, out=out)
     if as_json:
         print_json({"n": rounds.n, "system": system, "policy": str(saved), "result": result})

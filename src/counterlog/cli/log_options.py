@@ -10,8 +10,9 @@ import typer
 from counterlog.core.errors import ConfigError, message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from counterlog.core.column_predictions import ColumnPredictions
     from counterlog.core.estimators import Estimator
     from counterlog.core.policies import Policy
     from counterlog.core.results import Estimate
@@ -44,6 +45,12 @@ PolicySpecs = Annotated[
         "file:POLICY; may be repeated.",
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        help="Who scans the log: polars, duckdb, dask, spark, or spark://HOST:PORT (Parquet files)."
+    ),
+]
 Estimators = Annotated[str | None, typer.Option(help="Names separated by commas, such as IPS,SNIPS,DR.")]
 Level = Annotated[float, typer.Option(help="Coverage of the intervals.", min=0.5, max=0.999)]
 Model = Annotated[str, typer.Option(help="Reward model: boosting or linear.")]
@@ -63,7 +70,18 @@ def read_log(options: dict[str, Any]) -> Rounds:
         msg = message("a log needs --action and --reward", hint="counterlog report LOG --action A --reward R")
         raise ConfigError(msg)
     units = dict(_pair(u) for u in options["reward_unit"] or ())
-    return Rounds(path, **_roles(options), reward={r: units.get(r, r) for r in options["reward"]})
+    rewards = {r: units.get(r, r) for r in options["reward"]}
+    return Rounds(path, **_roles(options), reward=rewards, engine=options.get("engine"))
+
+
+def read_sample(log: Rounds, say: Callable[[str, float], None]) -> Rounds:
+    """The log itself, or a sample of its units when it has more rows than memory should hold."""
+    from counterlog.core.row_sample import row_sample
+
+    small = row_sample(log)
+    if small is not log:
+        say(f"reading a sample: {small.n:,} of {log.n:,} rows, whole units", 0.0)
+    return small
 
 
 def _roles(options: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +148,30 @@ def read_bounds(text: str | None) -> tuple[float, float] | None:
         msg = message(f"bounds {text!r} cannot be read", expected="LO,HI, such as 0,3")
         raise ConfigError(msg) from cause
     return lo, hi
+
+
+def read_predictions(
+    logged: str | None, values: Sequence[str], rewards: Sequence[str]
+) -> dict[str, ColumnPredictions] | None:
+    """The columns that hold predictions, of the log's one reward. Raises `ConfigError`."""
+    from counterlog.core.column_predictions import ColumnPredictions
+
+    if logged is None:
+        if values:
+            msg = message("--v was given without --q", hint="--q names the prediction of the logged action")
+            raise ConfigError(msg)
+        return None
+    if len(rewards) > 1:
+        msg = message(f"--q predicts one reward, and the log has {len(rewards)}", hint="name one --reward")
+        raise ConfigError(msg)
+    named = {}
+    for text in values:
+        policy, sign, name = text.rpartition("=")
+        if not sign:
+            msg = message(f"--v {text!r} has no '='", expected="POLICY=COLUMN, such as column:new=v_new")
+            raise ConfigError(msg)
+        named[policy] = name
+    return {rewards[0]: ColumnPredictions(logged, named)}
 
 
 def read_estimators(names: str | None, settings: Sequence[str]) -> list[Estimator]:

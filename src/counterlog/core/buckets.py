@@ -29,8 +29,10 @@ from counterlog.core.terms import Term, distinct
 Floats = NDArray[np.float64]
 PARTS = ("mean", "top", "bottom")
 FORMAT = "counterlog-buckets-1"
-_PRIME = 2_147_483_647
+UNITS_A_BUCKET = 50  # with fewer units than this for every bucket, each unit has a bucket of its own
+PRIME = 2_147_483_647
 _ROUNDS = ((48_271, 11), (69_621, 7_919))
+_SQUARE = 1_048_573  # a prime: its product with a code stays below 2^63
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class BucketTable:
                 hint="evaluate both logs with the same settings before adding",
             )
             raise CounterlogError(msg)
-        exact = self.exact and other.exact
+        exact = self.exact and other.exact and self._units_with(other) < UNITS_A_BUCKET * BUCKETS
         both = pl.concat([t.frame if t.exact == exact else t._hashed() for t in (self, other)])
         peaks = [c for c in both.columns if c.endswith("_wmax")]
         sums = [c for c in both.columns if c not in (*peaks, "group", "level", "bucket")]
@@ -95,6 +97,10 @@ class BucketTable:
         return BucketTable(
             frame.select(self.frame.columns), self.cells, self.clustered, label, exact, self.dropped
         )
+
+    def _units_with(self, other: BucketTable) -> int:
+        """Distinct units of two tables that hold one a bucket."""
+        return pl.concat([self.part()["bucket"], other.part()["bucket"]]).n_unique()
 
     def _hashed(self) -> pl.DataFrame:
         """The rows of a table of single units under the buckets that a larger log puts these units in."""
@@ -144,20 +150,32 @@ class BucketTable:
             raise CounterlogError(msg) from cause
 
 
-def bucket_expression(key: nw.Expr, buckets: int) -> nw.Expr:
-    """Bucket of an integer key by two multiply-add rounds modulo a prime: plain arithmetic, equal on every engine."""
-    code = key.abs() % _PRIME
+def unit_code(key: nw.Expr) -> nw.Expr:
+    """0 to 2^31 - 2 from an integer key, by two multiply-add rounds modulo a prime: equal on every engine."""
+    code = key.abs() % PRIME
     for factor, shift in _ROUNDS:
-        code = (code * factor + shift) % _PRIME
-    return code % buckets
+        code = (code * factor + shift) % PRIME
+    return code
 
 
-def row_bucket(buckets: int) -> pl.Expr:
-    """Bucket of a row that is its own unit, from the row number in column `__row`.
+def row_code(number: nw.Expr) -> nw.Expr:
+    """The same from the number of a row that is its own unit.
 
-    Mixed well, so that a log that repeats itself every few rows does not repeat itself in the buckets.
+    Mixed by a square, so that a log that repeats itself every few rows does not repeat itself in the buckets.
     """
-    return (pl.col("__row").hash(0) % buckets).cast(pl.Int64)
+    factor, shift = _ROUNDS[0]
+    code = (number % PRIME * factor + shift) % PRIME
+    return (code * (code % _SQUARE) + shift) % PRIME
+
+
+def bucket_expression(key: nw.Expr, buckets: int) -> nw.Expr:
+    """Bucket of an integer key."""
+    return unit_code(key) % buckets
+
+
+def row_bucket(number: nw.Expr, buckets: int) -> nw.Expr:
+    """Bucket of a row that is its own unit, from its number."""
+    return row_code(number) % buckets
 
 
 def cell_columns(index: int, parts: Parts, *, products: bool) -> dict[str, Term]:

@@ -1,13 +1,14 @@
 """The bucket table made where the log lies: for policies and estimators that are expressions of its own columns.
 
-Nothing is collected but the bucket sums, so the memory needed does not grow with the log. Reward models,
-estimators that fit something first, and policies that answer by arrays go through `core.evaluate` instead;
-both give the same table.
+Nothing is collected but the bucket sums, so the memory needed does not grow with the log. Estimators that fit something
+first, and policies that answer by arrays, go through `core.array_scan` instead, in one piece or in batches; all give
+the same table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import narwhals as nw
@@ -15,6 +16,7 @@ import polars as pl
 
 from counterlog.core.buckets import (
     PARTS,
+    UNITS_A_BUCKET,
     BucketTable,
     Cell,
     bucket_expression,
@@ -22,31 +24,49 @@ from counterlog.core.buckets import (
     row_bucket,
     scan,
 )
+from counterlog.core.column_predictions import ColumnPredictions, not_finite
+from counterlog.core.engines import OWN, scans, with_row_number, with_text_code
 from counterlog.core.errors import LogError, SupportError, message
-from counterlog.core.estimators import Estimator, Row
+from counterlog.core.estimators import MODEL_NOTE, Estimator, Row
 from counterlog.core.frames import collect
 from counterlog.core.intervals import BUCKETS
 from counterlog.core.policies import TOLERANCE, LoggedColumn, Policy
 from counterlog.core.rounds import Rounds
 from counterlog.core.terms import Term, column
 
-UNITS_A_BUCKET = 50
-ROWS_IN_MEMORY = 250_000  # beyond this the rows are streamed: half the time, a fraction of the memory
+ROWS_IN_MEMORY = 250_000  # beyond this Polars streams the rows: half the time, a fraction of the memory
+_TEXT = (nw.String, nw.Categorical, nw.Enum)
+
+Predictions = Mapping[str, Any]
 
 
-def expressible(log: Rounds, policies: Sequence[Policy], estimators: Sequence[Estimator]) -> bool:
-    """Whether the whole question can be put to the engine that holds the log."""
-    native = log.frame.to_native()
-    plain = all(not e.needs_model and type(e).prepare is Estimator.prepare for e in estimators)
-    whole = log.unit_column is None or log.frame.collect_schema()[log.unit_column].is_integer()
+def expressible(
+    log: Rounds, policies: Sequence[Policy], estimators: Sequence[Estimator], q: Predictions | None = None
+) -> bool:
+    """Whether the whole question can be put to the engine that holds the log.
+
+    `q`: predictions by reward; estimators with a model can be scanned when every reward has them in columns.
+    """
+    predicted = q is not None and all(isinstance(q.get(r), ColumnPredictions) for r in log.rewards)
+    plain = all(predicted or not e.needs_model for e in estimators)
+    fitted = any(e.prepares for e in estimators)
     known = log.propensity_expression is not None
     return (
-        isinstance(native, pl.LazyFrame)
+        scans(log.frame)
         and plain
-        and whole
+        and not fitted
         and known
+        and unit_is_key(log)
         and all(p.logged_expression(log) is not None for p in policies)
     )
+
+
+def unit_is_key(log: Rounds) -> bool:
+    """Whether every engine hashes the units alike: whole numbers or text, or no units at all."""
+    if log.unit_column is None:
+        return True
+    kind = log.frame.collect_schema()[log.unit_column]
+    return kind.is_integer() or kind in _TEXT
 
 
 def scan_log(
@@ -56,74 +76,116 @@ def scan_log(
     rewards: Sequence[str],
     segments: Sequence[str],
     *,
+    q: Predictions | None = None,
     sums_only: bool = False,
 ) -> BucketTable:
     """Every policy, estimator and reward in one aggregation, one more a segment column.
 
-    `sums_only` leaves out the buckets when rows are their own units: values and t intervals in a third of the time, but
-    no bootstrap, no difference of two policies and no note on heavy tails.
+    `sums_only` leaves out the buckets when rows are their own units: values and t intervals in less than half the time,
+    but no bootstrap, no difference of two policies and no note on heavy tails.
 
-    Raises `LogError` for a policy column that holds no probabilities, `SupportError` for a policy that no
-    row agrees with.
+    Raises `LogError` for a policy column that holds no probabilities, or a prediction that is no number, and
+    `SupportError` for a policy that no row agrees with.
     """
     propensity = log.propensity_expression
-    weights = {f"w{k}": p.logged_expression(log) / propensity for k, p in enumerate(policies)}  # type: ignore[operator]
+    weights = {f"{OWN}w{k}": p.logged_expression(log) / propensity for k, p in enumerate(policies)}  # type: ignore[operator]
     columns: dict[str, Term] = {}
     cells: list[Cell] = []
-    for k, policy in enumerate(policies):
-        w = column(f"w{k}")
+    for k in range(len(policies)):
+        w = column(f"{OWN}w{k}")
         columns |= {f"w{k}_sum": w, f"w{k}_square": w * w}
-        for reward in rewards:
-            for estimator in estimators:
-                parts = estimator.parts(Row(w=w, r=column(reward)))
-                present = tuple(name for name in PARTS if getattr(parts, name) is not None)
-                unit = log.rewards[reward]
-                cells.append(Cell(len(cells), policy.name, estimator.label, reward, unit, present, k))
-                columns |= cell_columns(cells[-1].index, parts, products=log.unit_column is None)
-    frame, bucket, exact = (log.frame, None, False) if sums_only and log.unit_column is None else _keyed(log)
+    for reward, (k, policy), estimator in product(rewards, enumerate(policies), estimators):
+        parts = estimator.parts(_row(column(f"{OWN}w{k}"), policy, reward, q))
+        present = tuple(name for name in PARTS if getattr(parts, name) is not None)
+        unit, weighted = log.rewards[reward], estimator.needs_propensity
+        notes = (MODEL_NOTE,) if estimator.needs_model and not weighted else ()
+        names = (policy.name, estimator.label, reward, unit)
+        cells.append(Cell(len(cells), *names, present, k, notes, weighted))
+        columns |= cell_columns(cells[-1].index, parts, products=log.unit_column is None)
+    frame, bucket, exact = (log.frame, None, False) if sums_only and log.unit_column is None else keyed(log)
     prepared = frame.with_columns(**weights)
-    peaks = {f"w{k}_wmax": column(f"w{k}") for k in range(len(policies))}
-    checks = {f"w{k}_outside": _outside(p) for k, p in enumerate(policies) if isinstance(p, LoggedColumn)}
+    peaks = {f"w{k}_wmax": column(f"{OWN}w{k}") for k in range(len(policies))}
+    checks = _checks(log, policies, estimators, rewards, q)
     large = log.n > ROWS_IN_MEMORY
-    tables = [scan(prepared, columns | checks, peaks, bucket, streaming=large)]
-    _check(log, policies, tables[0])
+    asked = columns | {name: term for name, (term, *_) in checks.items()}
+    tables = [scan(prepared, asked, peaks, bucket, streaming=large)]
+    for name, (_, what, expected) in checks.items():
+        if count := int(tables[0][name].sum()):
+            raise LogError(message(f"{what} in {count:,} of {log.n:,} rows", expected=expected))
+    check_weights([p.name for p in policies], tables[0], log.n)
     tables[0] = tables[0].drop(checks)
     tables += [scan(prepared, columns, peaks, bucket, group=g, streaming=large) for g in segments]
     clustered = log.unit_column is not None
     return BucketTable(pl.concat(tables), tuple(cells), clustered, log.propensity_label, exact)
 
 
-def _keyed(log: Rounds) -> tuple[nw.LazyFrame[Any], nw.Expr, bool]:
+def _row(w: Term, policy: Policy, reward: str, q: Predictions | None) -> Row:
+    """The ingredients of a policy and reward over the log's columns."""
+    found = (q or {}).get(reward)
+    if not isinstance(found, ColumnPredictions):
+        return Row(w=w, r=column(reward))
+    return Row(w=w, r=column(reward), q=column(found.logged), v=column(found.value_of(policy)))
+
+
+def keyed(log: Rounds) -> tuple[nw.LazyFrame[Any], nw.Expr, bool]:
     """The log, its bucket, and whether a bucket is one unit: a few units are kept apart, rows are never."""
     if log.unit_column is None:
-        numbered = log.frame.to_native().with_row_index("__row").with_columns(__bucket=row_bucket(BUCKETS))
-        return nw.from_native(numbered), nw.col("__bucket"), False
-    key = nw.col(log.unit_column).cast(nw.Int64)
+        number = f"{OWN}row"
+        frame = with_row_number(log.frame, number)
+        return frame, row_bucket(nw.col(number), BUCKETS), False
+    frame, key = with_unit_key(log)
     units = collect(log.frame.select(nw.col(log.unit_column).n_unique())).item()
     few = units < UNITS_A_BUCKET * BUCKETS
-    return log.frame, key if few else bucket_expression(key, BUCKETS), few
+    return frame, key if few else bucket_expression(key, BUCKETS), few
 
 
-def _check(log: Rounds, policies: Sequence[Policy], table: pl.DataFrame) -> None:
-    """Refuse columns that are no probabilities, and policies that agree with no row."""
+def with_unit_key(log: Rounds) -> tuple[nw.LazyFrame[Any], nw.Expr]:
+    """The log and the whole number that stands for a unit: itself, or the code of its text."""
+    frame, name = log.frame, log.unit_column or ""
+    if not frame.collect_schema()[name].is_integer():
+        name = f"{OWN}key"
+        frame = with_text_code(frame, log.unit_column or "", name)
+    return frame, nw.col(name).cast(nw.Int64)
+
+
+def _checks(
+    log: Rounds,
+    policies: Sequence[Policy],
+    estimators: Sequence[Estimator],
+    rewards: Sequence[str],
+    q: Predictions | None,
+) -> dict[str, tuple[Term, str, str]]:
+    """Columns that count rows in which a policy or a prediction is not what it claims, each with its refusal."""
+    found: dict[str, tuple[Term, str, str]] = {}
     for k, policy in enumerate(policies):
-        if f"w{k}_outside" in table.columns and (count := int(table[f"w{k}_outside"].sum())):
-            msg = message(
-                f"policy {policy.name!r} gives no probability in {count:,} of {log.n:,} rows",
-                expected="numbers in [0, 1]",
+        if isinstance(policy, LoggedColumn):
+            p = nw.col(policy.column)
+            outside = p.is_null() | ~((p >= 0) & (p <= 1 + TOLERANCE))
+            term = Term(f"outside({policy.column!r})", outside.cast(nw.Float64))
+            found[f"outside{k}"] = (
+                term,
+                f"policy {policy.name!r} gives no probability",
+                "numbers in [0, 1]",
             )
-            raise LogError(msg)
+    used = [q[r] for r in rewards] if q is not None and any(e.needs_model for e in estimators) else []
+    names = [n for f in used for n in (f.logged, *(f.value_of(p) for p in policies))]
+    for name in dict.fromkeys(names):
+        term = Term(f"unpredicted({name!r})", not_finite(name).cast(nw.Float64))
+        found[f"unpredicted{len(found)}"] = (
+            term,
+            f"prediction column {name!r} is no number",
+            "finite numbers",
+        )
+    return found
+
+
+def check_weights(names: Sequence[str], table: pl.DataFrame, n: int) -> None:
+    """Refuse policies that agree with no row: `names` in the order of the weight columns. Raises `SupportError`."""
+    for k, name in enumerate(names):
         if table[f"w{k}_sum"].sum() == 0:
             msg = message(
-                f"no logged decision agrees with policy {policy.name!r}: all {log.n:,} weights are 0",
+                f"no logged decision agrees with policy {name!r}: all {n:,} weights are 0",
                 expected="some logged decision that the policy would also make",
                 hint="use a policy closer to the log, or the direct method (DM)",
             )
             raise SupportError(msg)
-
-
-def _outside(policy: LoggedColumn) -> Term:
-    """True where a policy's column holds no probability."""
-    p = nw.col(policy.column)
-    bad = p.is_null() | ~((p >= 0) & (p <= 1 + TOLERANCE))
-    return Term(f"outside({policy.column!r})", bad)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from counterlog.core.rounds import Rounds
 
 Floats = NDArray[np.float64]
+MODEL_NOTE = "the interval leaves out the error of the reward model"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Estimator:
     def label(self) -> str:
         """How tables name it."""
         return self.name
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` looks at the log first, so that the terms are no expressions of a row alone."""
+        return type(self).prepare is not Estimator.prepare
 
     def prepare(
         self, log: Rounds, policy: Policy, *, q: Floats | None = None, rng: int = 0
@@ -137,13 +143,7 @@ def importance_weights(log: Rounds, policy: Policy) -> Floats:
     Raises `SupportError` when no logged action has weight, or when the policy takes actions that were never logged.
     """
     check_support(log, policy)
-    if (
-        type(policy).logged_probs is Policy.logged_probs
-    ):  # all probabilities are made anyway, so all are checked
-        chance = checked_probs(policy, log)[np.arange(log.n), log.action]
-    else:
-        chance = checked_logged_probs(policy, log)
-    w = np.asarray(chance / log.propensity, dtype=np.float64)
+    w = logged_weights(log, policy)
     if not (w > 0).any():
         msg = message(
             f"no logged decision agrees with policy {policy.name!r}: all {log.n:,} weights are 0",
@@ -152,6 +152,17 @@ def importance_weights(log: Rounds, policy: Policy) -> Floats:
         )
         raise SupportError(msg)
     return w
+
+
+def logged_weights(log: Rounds, policy: Policy) -> Floats:
+    """(n,) pi(a|x)/p of the logged actions of a log or of a part of it, which may hold none but zeros."""
+    if (
+        type(policy).logged_probs is Policy.logged_probs
+    ):  # all probabilities are made anyway, so all are checked
+        chance = checked_probs(policy, log)[np.arange(log.n), log.action]
+    else:
+        chance = checked_logged_probs(policy, log)
+    return np.asarray(chance / log.propensity, dtype=np.float64)
 
 
 def check_support(log: Rounds, policy: Policy) -> None:

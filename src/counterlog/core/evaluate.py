@@ -1,45 +1,37 @@
 """Evaluate policies on a decision log: one scan into a bucket table, then every value with its interval.
 
-`evaluate(log, policies, estimators)` is what the command line, the report and each estimator's `estimate`
-call. Policies that
-an engine can express are scanned where the log lies; reward models and other policies add columns in memory first.
+`evaluate(log, policies, estimators)` is what the command line, the report and each estimator's `estimate` call.
+Policies that an engine can express are scanned where the log lies; reward models and other policies add columns first,
+in memory or, for a large log, batch by batch.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import narwhals as nw
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from counterlog.core.buckets import (
-    BucketTable,
-    Cell,
-    bucket_expression,
-    cell_columns,
-    row_bucket,
-    scan,
-)
+from counterlog.core.array_scan import ArrayScan
+from counterlog.core.buckets import BucketTable
+from counterlog.core.column_predictions import ColumnPredictions
 from counterlog.core.crossfit import reward_model
 from counterlog.core.derive import derive
-from counterlog.core.engine_scan import ROWS_IN_MEMORY, UNITS_A_BUCKET, expressible, scan_log
-from counterlog.core.errors import ConfigError, CounterlogError, LogError, SupportError, first_rows, message
-from counterlog.core.estimators import Estimator, Parts, Row, importance_weights, predictions_under
-from counterlog.core.hashing import unit_keys
-from counterlog.core.intervals import BUCKETS
-from counterlog.core.policies import Policy, checked_logged_probs, parse_policy
+from counterlog.core.engine_scan import expressible, scan_log
+from counterlog.core.errors import ConfigError, CounterlogError, SupportError, message
+from counterlog.core.estimators import Estimator
+from counterlog.core.policies import Policy, parse_policy
 from counterlog.core.results import Estimate, Result
 from counterlog.core.rounds import Rounds
-from counterlog.core.terms import Term, column
+from counterlog.core.streamed import BEST_FIXED, scan_streamed, streamable
 
 Floats = NDArray[np.float64]
+ROWS_AS_ARRAYS = 2_000_000  # a log with more rows is not collected: what a scan cannot express is streamed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +108,23 @@ def evaluate(
     bounds: tuple[float, float] | None = None,
     model: Any = "boosting",
     folds: int = 3,
-    q: dict[str, Floats] | None = None,
+    q: Mapping[str, Floats | ColumnPredictions] | None = None,
+    sums_only: bool = False,
+    streamed: bool | None = None,
     on_error: str = "raise",
     rng: int = 0,
+    progress: Callable[[str, float], None] | None = None,
 ) -> Evaluation:
     """Value of every policy by every estimator for every reward, over the whole log and by segment.
 
     policies     objects or specifications (see `core.policies`)
     estimators   objects or names; IPS, SNIPS and DR (when the log has context) by default
     bounds       of one row's term (reward bounds times the largest weight), for hoeffding and bernstein
-    q            out-of-fold predictions (n, actions) by reward, in place of fitting `model` on `folds` folds
+    q            out-of-fold predictions by reward, in place of fitting `model` on `folds` folds: arrays (n, actions),
+                 or `ColumnPredictions` that name columns of the log
+    sums_only    leave out the buckets: values and t intervals in less than half the time, but no bootstrap, differences
+                 of policies or notes on heavy tails; for rows that are their own units and policies that are columns
+    streamed     fit `model` on a sample and predict batch by batch; by default from 2,000,000 rows
     on_error     `raise`, or `record` to keep a policy that cannot be valued as an invalid estimate with its reason
 
     Raises `SupportError` when the log cannot answer, `LogError` and `PropensityError` for what is wrong in it.
@@ -134,15 +133,35 @@ def evaluate(
     _check_names(policies)
     names = tuple(rewards) or tuple(log.rewards)
     chosen = [make_estimator(e) for e in estimators] or default_estimators(log)
-    needs_q = any(e.needs_model for e in chosen)
-    if bounds is None and on_error == "raise":
+    segmented = log.segment_columns if segments else ()
+    settings: dict[str, Any] = {"level": level, "interval": interval, "rng": rng}
+    simple = bounds is None and BEST_FIXED not in policies
+    if simple and (on_error == "raise" or log.n > ROWS_AS_ARRAYS) and not streamed:
         made = [_made(p, log, {}, rng=rng) for p in policies]
-        if "best-fixed" not in policies and expressible(log, made, chosen):
-            table = scan_log(log, made, chosen, names, log.segment_columns if segments else ())
-            return _derived(table, level=level, interval=interval, rng=rng)
+        if expressible(log, made, chosen, q):
+            _check_sums_only(log, interval, sums_only)
+            for found in (q or {}).values():
+                if isinstance(found, ColumnPredictions) and any(e.needs_model for e in chosen):
+                    found.check(log, made)
+            table = scan_log(log, made, chosen, names, segmented, q=q, sums_only=sums_only)
+            return _derived(table, **settings)
+    _refuse_columns(q, sums_only)
+    if streamed or (streamed is None and log.n > ROWS_AS_ARRAYS and bounds is None and not q):
+        if streamable(log, chosen) and bounds is None and not q:
+            kept = [p if p == BEST_FIXED else _made(p, log, {}, rng=rng) for p in policies]
+            fit = {"model": model, "folds": folds, "rng": rng, "progress": progress}
+            return _derived(scan_streamed(log, kept, chosen, names, segmented, **fit), **settings)
+        if streamed:
+            msg = message(
+                "this question cannot be answered batch by batch",
+                expected="estimators without a fit of their own, logged propensities, no bounds and no predictions",
+                hint="leave out streamed=True",
+            )
+            raise ConfigError(msg)
+    needs_q = any(e.needs_model for e in chosen)
     if log.propensity_role is not None:
         log.propensity  # noqa: B018 - made once here, and shared by the view of every reward
-    plan = _Plan(log, clustered=log.unit_column is not None)
+    plan = ArrayScan(log)
     parsed: dict[str, Policy] = {}
     for reward in names:
         view = log.with_reward(reward)
@@ -158,8 +177,32 @@ def evaluate(
         raise SupportError("; ".join(d["reason"] for d in plan.dropped) or "no policy was given")
     if bounds is not None:
         plan.check_bounds(bounds)
-    table = plan.scan(log.segment_columns if segments else ())
-    return _derived(table, level=level, interval=interval, bounds=bounds, rng=rng)
+    return _derived(plan.scan(segmented), bounds=bounds, **settings)
+
+
+def _check_sums_only(log: Rounds, interval: str, sums_only: bool) -> None:
+    """Sums without buckets answer for rows and t intervals alone. Raises `ConfigError`."""
+    if sums_only and log.unit_column is not None:
+        msg = message(
+            "a log whose rows belong to units needs its buckets", hint="leave out sums_only (--sums-only)"
+        )
+        raise ConfigError(msg)
+    if sums_only and interval not in ("t", "asymptotic-cs"):
+        msg = message(f"interval {interval!r} needs buckets", hint="use interval 't', or leave out sums_only")
+        raise ConfigError(msg)
+
+
+def _refuse_columns(q: Mapping[str, Any] | None, sums_only: bool) -> None:
+    """What only a scan of columns can answer is refused elsewhere. Raises `ConfigError`."""
+    columns = any(isinstance(v, ColumnPredictions) for v in (q or {}).values())
+    if columns or sums_only:
+        what = "predictions in columns" if columns else "sums_only"
+        msg = message(
+            f"{what} can be used only where everything asked is an expression of the log's columns",
+            expected="predictions of every reward, policies such as column:NAME, logged, uniform or always:ACTION, "
+            "propensities that are logged or constant, and estimators without a fit of their own",
+        )
+        raise ConfigError(msg)
 
 
 def _check_names(policies: Sequence[Policy | str]) -> None:
@@ -175,7 +218,7 @@ def _made(policy: Policy | str, log: Rounds, parsed: dict[str, Policy], *, rng: 
     """The policy of a specification, made once; `best-fixed` depends on the reward and is made for each."""
     if isinstance(policy, Policy):
         return policy
-    if policy == "best-fixed":
+    if policy == BEST_FIXED:
         return parse_policy(policy, log, rng=rng)
     if policy not in parsed:
         parsed[policy] = parse_policy(policy, log, rng=rng)
@@ -198,15 +241,16 @@ def _derived(
 
 
 def _predictions(
-    log: Rounds, reward: str, given: dict[str, Floats] | None, *, model: Any, folds: int, rng: int
+    log: Rounds, reward: str, given: Mapping[str, Any] | None, *, model: Any, folds: int, rng: int
 ) -> Floats:
     if given is None or reward not in given:
         return reward_model(log, model=model, folds=folds, rng=rng)
-    if given[reward].shape != (log.n, len(log.actions)):
+    matrix = np.asarray(given[reward], dtype=np.float64)
+    if matrix.shape != (log.n, len(log.actions)):
         shape = (log.n, len(log.actions))
-        msg = message(f"q[{reward!r}] has shape {given[reward].shape}", expected=f"{shape}: rows x actions")
+        msg = message(f"q[{reward!r}] has shape {matrix.shape}", expected=f"{shape}: rows x actions")
         raise ConfigError(msg)
-    return given[reward]
+    return matrix
 
 
 def default_estimators(log: Rounds) -> list[Estimator]:
@@ -252,151 +296,3 @@ def make_estimator(estimator: Estimator | str, options: Sequence[str] = ()) -> E
         msg = message(f"{kind.name} has no settings")
         raise ConfigError(msg)
     return kind(config.from_options(options))  # type: ignore[call-arg]
-
-
-class _Plan:
-    """The columns one scan needs, cell by cell; columns an engine cannot express are collected as arrays."""
-
-    def __init__(self, log: Rounds, *, clustered: bool) -> None:
-        self.log, self.clustered = log, clustered
-        self.cells: list[Cell] = []
-        self.dropped: list[dict[str, str]] = []
-        self.columns: dict[str, Term] = {}
-        self.peaks: dict[str, Term] = {}
-        self.arrays: dict[str, Any] = {}
-        self._weights: dict[tuple[int, bool], tuple[int, Policy]] = {}
-        self._models: dict[tuple[int, str], tuple[int, Policy]] = {}
-
-    def drop(self, policy: str, reward: str, cause: Exception) -> None:
-        """Remember why a policy has no value."""
-        self.dropped.append({"policy": policy, "reward": reward, "reason": str(cause)})
-
-    def add(
-        self, log: Rounds, policy: Policy, estimators: Sequence[Estimator], q: Floats | None, *, rng: int
-    ) -> None:
-        """The cells of one policy and reward."""
-        reward = log.reward_name
-        r = column(reward)
-        for estimator in estimators:
-            own = estimator.prepare(log, policy, q=q if estimator.needs_model else None, rng=rng)
-            weights = self._weight(log, policy, own.get("w"), estimator)
-            index = len(self.cells)
-            if "parts" in own:
-                parts = self._finished(own["parts"], index)
-            else:
-                row = Row(w=column(f"w{weights}"), r=r)
-                if estimator.needs_model or "v" in own:
-                    row = self._with_model(log, policy, row, q, own, index)
-                parts = estimator.parts(row)
-            self.columns |= cell_columns(index, parts, products=not self.clustered)
-            present = tuple(n for n in ("mean", "top", "bottom") if getattr(parts, n) is not None)
-            notes: tuple[str, ...] = tuple(own.get("notes", ()))
-            if log.propensity_label == "estimated":
-                notes += ("propensities were estimated from the context",)
-            if estimator.needs_model and not estimator.needs_propensity:
-                notes += ("the interval leaves out the error of the reward model",)
-            unit = own.get("unit", log.rewards[reward])
-            self.cells.append(
-                Cell(
-                    index,
-                    policy.name,
-                    estimator.label,
-                    reward,
-                    unit,
-                    present,
-                    weights,
-                    notes,
-                    estimator.needs_propensity,
-                )
-            )
-
-    def _weight(self, log: Rounds, policy: Policy, own: Any, estimator: Estimator) -> int:
-        """Number of the weight column `w{k}`: an estimator's own, or that of the policy, made once."""
-        if own is not None:
-            return self._weight_column(own)
-        strict, policies = estimator.needs_propensity, self._weights
-        if not strict and (id(policy), True) in policies:
-            return policies[id(policy), True][0]
-        if (id(policy), strict) not in policies:
-            if strict:
-                w = importance_weights(log, policy)
-            elif log.propensity_role is not None:
-                w = checked_logged_probs(policy, log) / log.propensity
-            else:
-                w = np.ones(log.n)
-            policies[id(policy), strict] = (self._weight_column(w), policy)
-        return policies[id(policy), strict][0]
-
-    def _weight_column(self, values: Any) -> int:
-        k = len(self.peaks)
-        self.arrays[f"w{k}"] = np.asarray(values, dtype=np.float64)
-        w = column(f"w{k}")
-        self.columns |= {f"w{k}_sum": w, f"w{k}_square": w * w}
-        self.peaks[f"w{k}_wmax"] = w
-        return k
-
-    def _finished(self, parts: Parts, index: int) -> Parts:
-        """Terms given as arrays, as columns of the scan."""
-        named = {}
-        for name in ("mean", "top", "bottom"):
-            if (term := getattr(parts, name)) is not None:
-                self.arrays[f"t{index}_{name}"] = np.asarray(term, dtype=np.float64)
-                named[name] = column(f"t{index}_{name}")
-        return Parts(**named)
-
-    def _with_model(
-        self, log: Rounds, policy: Policy, row: Row, q: Floats | None, own: dict[str, Any], index: int
-    ) -> Row:
-        if "v" in own:
-            logged, value = own["q"], own["v"]
-        elif q is not None:
-            index, _ = self._models.setdefault((id(policy), log.reward_name), (index, policy))
-            if f"q{index}" in self.arrays:
-                return replace(row, q=column(f"q{index}"), v=column(f"v{index}"))
-            logged, value = predictions_under(log, policy, q)
-        else:
-            msg = message("this estimator needs a reward model, and none was fitted")
-            raise ConfigError(msg)
-        self.arrays |= {f"q{index}": logged, f"v{index}": value}
-        return replace(row, q=column(f"q{index}"), v=column(f"v{index}"))
-
-    def _frame(self, segments: Sequence[str]) -> pl.DataFrame:
-        """The columns one scan reads: rewards, segments and the collected arrays."""
-        names = dict.fromkeys((*(c.reward for c in self.cells), *segments))
-        return self.log.table.select(*names).with_columns(**{k: pl.Series(v) for k, v in self.arrays.items()})
-
-    def check_bounds(self, bounds: tuple[float, float]) -> None:
-        """Raise `LogError` naming the first rows whose term leaves the declared bounds."""
-        lazy = nw.from_native(self._frame(()).lazy())
-        for cell in self.cells:
-            if cell.terms != ("mean",):
-                continue
-            term = lazy.select(term=self.columns[f"c{cell.index}_mean"].expression)
-            values = term.collect("polars").to_native()["term"].to_numpy()
-            if (bad := np.flatnonzero((values < bounds[0]) | (values > bounds[1]))).size:
-                msg = message(
-                    f"{cell.estimator} of {cell.policy!r} leaves the declared bounds in {bad.size:,} of "
-                    f"{len(values):,} rows ({values[bad[0]]:g} first): {first_rows(bad)}",
-                    expected=f"terms in [{bounds[0]:g}, {bounds[1]:g}]",
-                    hint="bounds are those of the reward times the largest possible weight",
-                )
-                raise LogError(msg)
-
-    def scan(self, segments: Sequence[str]) -> BucketTable:
-        """One aggregation over the whole log, one more for each segment column."""
-        log, few = self.log, False
-        frame = self._frame(segments)
-        if log.unit_column is None:
-            keyed = frame.with_row_index("__row").with_columns(__bucket=row_bucket(BUCKETS))
-            bucket = nw.col("__bucket")
-        else:
-            key = unit_keys(log.table[log.unit_column]).astype(np.int64)
-            keyed = frame.with_columns(pl.Series("__key", key))
-            few = len(np.unique(key)) < UNITS_A_BUCKET * BUCKETS
-            bucket = nw.col("__key") if few else bucket_expression(nw.col("__key"), BUCKETS)
-        lazy = nw.from_native(keyed.lazy())
-        groups = ["", *segments]
-        large = log.n > ROWS_IN_MEMORY
-        tables = [scan(lazy, self.columns, self.peaks, bucket, group=g, streaming=large) for g in groups]
-        kind = (self.clustered, log.propensity_label, few)
-        return BucketTable(pl.concat(tables), tuple(self.cells), *kind, tuple(self.dropped))

@@ -15,15 +15,27 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
-from counterlog.core.errors import LogError, message
+from counterlog.core.engines import check_engine, open_parquet
+from counterlog.core.errors import ConfigError, LogError, message
 
+_ENGINES = ("polars", "narwhals", "duckdb", "_duckdb", "pyspark", "py4j")
 READERS = ".parquet, .csv, .csv.gz, .tsv, .jsonl, .ndjson, or database.duckdb::table"
 
 
-def open_frame(source: Any) -> nw.LazyFrame[Any]:
-    """`source` as a lazy frame. Raises `LogError` when nothing is there or the file is of an unknown kind."""
+def open_frame(source: Any, engine: str | None = None) -> nw.LazyFrame[Any]:
+    """`source` as a lazy frame; `engine` reads the Parquet files of a path (Polars unless named).
+
+    Raises `LogError` when nothing is there or the file is of an unknown kind, `ConfigError` for an engine that cannot
+    read it.
+    """
     if isinstance(source, (str, os.PathLike)):
-        source = _open_path(os.fspath(source))
+        source = _open_path(os.fspath(source), engine)
+    elif engine is not None and check_engine(engine) != "polars":
+        msg = message(
+            f"engine={engine!r} reads files, and the log is a {type(source).__name__}",
+            hint="give a path, or the engine's own frame without engine=",
+        )
+        raise ConfigError(msg)
     elif isinstance(source, dict):
         source = _from_columns(source)
     try:
@@ -104,12 +116,16 @@ def _matches(path: str) -> list[str]:
     return sorted(str(p) for p in Path(anchor or ".").glob(pattern)) if any(c in path for c in "*?[") else []
 
 
-def _open_path(path: str) -> Any:
+def _open_path(path: str, engine: str | None) -> Any:
+    kind = check_engine(engine or "polars")
     if "::" in path:
+        if engine is not None and kind != "duckdb":
+            msg = message(f"{kind} cannot read a DuckDB table", hint="leave --engine out, or export Parquet")
+            raise ConfigError(msg)
         return _open_database(path)
     files = _matches(path)
     if Path(path).is_dir():
-        files = sorted(str(p) for p in Path(path).rglob("*.parquet"))
+        files = sorted(str(p) for p in Path(path).rglob("*.parquet") if _is_data(p, Path(path)))
     if not files:
         msg = message(
             f"there is no file {path!r}", expected=READERS, hint="check the path; quote globs in the shell"
@@ -118,7 +134,17 @@ def _open_path(path: str) -> Any:
     name = files[0].lower()
     try:
         if name.endswith((".parquet", ".pq")):
-            lazy = pl.scan_parquet(files, glob=False)
+            folder = path if Path(path).is_dir() else ""
+            opened = open_parquet(files, engine or "polars", folder=folder)
+            if not isinstance(opened, pl.LazyFrame):
+                return opened
+            lazy = opened
+        elif kind != "polars":
+            msg = message(
+                f"{kind} reads Parquet files, and {files[0]!r} is none",
+                hint="write the log as Parquet, or leave the engine out",
+            )
+            raise ConfigError(msg)
         elif name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
             separator = "\t" if ".tsv" in name else ","
             lazy = pl.scan_csv(
@@ -139,6 +165,11 @@ def _open_path(path: str) -> Any:
     except (pl.exceptions.PolarsError, OSError) as cause:
         msg = message(f"{files[0]!r} cannot be read ({_first_line(cause)})", expected=READERS)
         raise LogError(msg) from cause
+
+
+def _is_data(path: Path, folder: Path) -> bool:
+    """Whether a file below a partitioned folder holds rows: names that begin with _ or . are the writer's own."""
+    return not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts)
 
 
 def _unquoted(names: list[str]) -> list[str]:
@@ -186,7 +217,9 @@ def collect(frame: nw.LazyFrame[Any]) -> pl.DataFrame:
             return native.collect(engine="streaming")
         rows: pl.DataFrame = frame.collect(backend="polars").to_native()
         return rows
-    except (pl.exceptions.PolarsError, nw.exceptions.NarwhalsError, OSError) as cause:
+    except Exception as cause:
+        if not isinstance(cause, OSError) and type(cause).__module__.split(".")[0] not in _ENGINES:
+            raise
         msg = message(
             f"the log cannot be read to its end ({_first_line(cause)})",
             hint="a column mixes types, or a row has too many fields; make each column one type",

@@ -28,9 +28,9 @@ def unit_keys(column: pl.Series) -> Keys:
     return text.replace_strict(distinct, pl.Series(hashed, dtype=pl.UInt64)).to_numpy()
 
 
-def row_keys(n: int) -> Keys:
-    """(n,) keys of rows that are their own units: the row numbers."""
-    return np.arange(n, dtype=np.uint64)
+def row_keys(n: int, first: int = 0) -> Keys:
+    """(n,) keys of rows that are their own units: the row numbers, from `first` in a part of a larger log."""
+    return np.arange(first, first + n, dtype=np.uint64)
 
 
 def scatter(keys: Keys, parts: int, *, salt: int) -> NDArray[np.int64]:

@@ -55,6 +55,9 @@ class Rounds:
     available    the actions that could have been taken, as a list column or as text separated by `|`
     delay        how long after the decision the reward was known; null means not yet
 
+    `engine`: polars (the default), duckdb, dask, spark or spark://HOST:PORT reads the files of a path; a frame stays
+    with the engine that holds it.  `first_row`: number of the first row, when this is a part of a larger log.
+
     Raises `LogError` and `PropensityError`; every message names the column, how many rows, the first of
     them, and a remedy.
     """
@@ -73,11 +76,12 @@ class Rounds:
         position: str | None = None,
         available: str | None = None,
         delay: str | None = None,
+        engine: str | None = None,
     ) -> None:
         single = {"action": action, "unit": unit, "time": time, "position": position}
         single |= {"available": available, "delay": delay}
         check_roles(single, {"reward": reward, "context": context, "segment": segment}, propensity)
-        self.frame = open_frame(source)
+        self.frame = open_frame(source, engine)
         self.action_column = action
         named = {reward: "reward"} if isinstance(reward, str) else reward
         self.rewards: dict[str, str] = (
@@ -91,6 +95,7 @@ class Rounds:
         self._arrays: dict[str, Any] = {}
         self._actions: tuple[Any, ...] | None = None
         self._extreme: tuple[Rule, ...] = ()
+        self.first_row = 0
         check_names(self)
         self._rows, self._extreme = check_values(self)
         self.frame = narrow_unit(self)
@@ -333,6 +338,12 @@ class Rounds:
         table = self.table[index.astype(np.int64)]
         return self._view(table=table, frame=open_frame(table), _rows=table.height, _arrays=arrays)
 
+    def part(self, table: pl.DataFrame, first_row: int) -> Rounds:
+        """Rows of this log that were read apart, as a log with the same actions and codes."""
+        return self._view(
+            table=table, frame=open_frame(table), _rows=table.height, _arrays={}, first_row=first_row
+        )
+
     def _view(self, **changes: Any) -> Rounds:
         self.actions  # noqa: B018 - a view keeps the codes of the whole log
         view = object.__new__(type(self))
@@ -373,6 +384,10 @@ class Rounds:
 
     def copy_with(self, **roles: Any) -> Self:
         """The same source read again with other roles, for example `propensity='estimate'`."""
+        return self.reopened(self.frame.to_native(), **roles)
+
+    def reopened(self, source: Any, **roles: Any) -> Self:
+        """Another table with this log's roles, or with others."""
         arguments = {
             "action": self.action_column,
             "reward": self.rewards,
@@ -385,7 +400,7 @@ class Rounds:
             "available": self.available_column,
             "delay": self.delay_column,
         }
-        return type(self)(self.frame.to_native(), **{**arguments, **roles})
+        return type(self)(source, **{**arguments, **roles})
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

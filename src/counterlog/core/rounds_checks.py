@@ -17,6 +17,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 
+from counterlog.core.engines import OWN
 from counterlog.core.errors import LogError, PropensityError, first_rows, message
 from counterlog.core.frames import collect
 
@@ -29,7 +30,6 @@ _MOMENT = (nw.Date, nw.Datetime, nw.Time)
 LARGEST = 1e50  # the cube of a reward times a weight is still a number
 LARGEST_CONTEXT = 1e100  # so is the square of a context value
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)  # engines read such a name as many columns
-_INTERNAL = re.compile(r"[wqv]\d+|[tw]\d+_(mean|top|bottom|sum|square|wmax)|__(row|key|bucket)")
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,9 @@ def check_names(log: Rounds) -> None:
 
 
 def check_usable(name: str, role: str) -> None:
-    """Refuse, as `LogError`, a column name that engines read as a pattern, or that the sums of a scan have."""
-    summed = role in ("reward", "propensity", "unit", "segment", "action", "policy")
-    if _PATTERN.fullmatch(name) or (summed and _INTERNAL.fullmatch(name)):
-        why = "a pattern" if _PATTERN.fullmatch(name) else "a name of the library's own sums"
+    """Refuse, as `LogError`, a column name that engines read as a pattern, or that a scan keeps for its own columns."""
+    if _PATTERN.fullmatch(name) or name.lower().startswith(OWN):
+        why = "a pattern" if _PATTERN.fullmatch(name) else f"the library's own: those begin with {OWN}"
         msg = message(f"{role} column {name!r} would be read as {why}", hint="rename the column")
         raise LogError(msg)
 

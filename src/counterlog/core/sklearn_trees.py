@@ -1,10 +1,15 @@
-"""scikit-learn's boosted trees as a `TreeEnsemble`: histogram trees by a walk over their nodes, others by `apply`."""
+"""scikit-learn's boosted trees as a `TreeEnsemble`.
+
+Histogram trees have no `apply`, but their compiled predictor returns what stands in the leaf: a copy of the node table
+whose leaves hold their own numbers gives the leaf of every row, by the library's own splits.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from counterlog.core.errors import ConfigError, message
 from counterlog.core.tree_models import Floats, Leaves, Objective, TreeEnsemble
@@ -39,32 +44,30 @@ def _sklearn_objective(model: Any, classes: Any) -> Objective:
     return "logistic" if len(classes) == 2 else "softmax"
 
 
-def walk(nodes: Any, left_cats: Any, known_cats: Any, place: Any, X: Floats) -> Any:
-    """The leaf node (n,) that each row (n, p) of encoded float64 columns ends in, all rows one level at a time.
+def numbered_tree(tree: Any, first: int) -> Any:
+    """A copy of a histogram tree that predicts leaf numbers, `first` and up, instead of values."""
+    nodes = tree.nodes.copy()
+    nodes["value"] = np.cumsum(nodes["is_leaf"].astype(bool)) - 1 + first
+    return type(tree)(nodes, tree.binned_left_cat_bitsets, tree.raw_left_cat_bitsets)
 
-    `place` (p,) gives a categorical column its row of `known_cats`. A category that was never seen goes where missing
-    values go.
+
+def rows_trained_on(model: Any, y: Any) -> NDArray[np.int64]:
+    """The rows that a fitted histogram model grew its trees on: all, or those that early stopping did not set aside.
+
+    The split is drawn again from the seed that the model drew in `fit`.
     """
-    at = np.zeros(len(X), dtype=np.int64)
-    active = np.arange(len(X))
-    while True:
-        active = active[~nodes["is_leaf"][at[active]].astype(bool)]
-        if not active.size:
-            return at
-        node = nodes[at[active]]
-        x = X[active, node["feature_idx"]]
-        left = np.where(np.isnan(x), node["missing_go_to_left"].astype(bool), x <= node["num_threshold"])
-        cat = np.flatnonzero(node["is_categorical"])
-        if cat.size:
-            value, here = x[cat], node[cat]
-            valid = ~np.isnan(value) & (value >= 0) & (value < 256)
-            code = np.where(valid, value, 0).astype(np.int64)
-            word, bit = code // 32, (code % 32).astype(np.uint32)
-            goes = (left_cats[here["bitset_idx"], word] >> bit) & 1
-            known = (known_cats[place[here["feature_idx"]], word] >> bit) & 1
-            lost = here["missing_go_to_left"].astype(bool)
-            left[cat] = np.where(valid & (goes == 1), True, np.where(valid & (known == 1), False, lost))
-        at[active] = np.where(left, node["left"], node["right"])
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(y))
+    if not model.do_early_stopping_ or model.validation_fraction is None:
+        return rows
+    kept, _ = train_test_split(
+        rows,
+        test_size=model.validation_fraction,
+        stratify=y if hasattr(model, "classes_") else None,
+        random_state=model._random_seed,
+    )
+    return np.asarray(kept, dtype=np.int64)
 
 
 def _histogram_trees(model: Any) -> TreeEnsemble:
@@ -77,15 +80,14 @@ def _histogram_trees(model: Any) -> TreeEnsemble:
     values, tree_of_leaf, start = numbered(
         [t.nodes["value"][leaf] for t, leaf in zip(trees, is_leaf, strict=True)]
     )
-    leaf_of_node = [np.cumsum(leaf) - 1 + s for leaf, s in zip(is_leaf, start, strict=True)]
+    finders = [numbered_tree(tree, int(first)) for tree, first in zip(trees, start, strict=True)]
     known_cats, place = model._bin_mapper.make_known_categories_bitsets()
 
     def find(X: Any) -> Leaves:
         encoded = np.asarray(model._preprocess_X(X, reset=False), dtype=np.float64)
         out = np.empty((len(encoded), T * K), dtype=np.int32)
-        for j, tree in enumerate(trees):
-            ends = walk(tree.nodes, tree.raw_left_cat_bitsets, known_cats, place, encoded)
-            out[:, j] = leaf_of_node[j][ends]
+        for j, finder in enumerate(finders):
+            out[:, j] = finder.predict(encoded, known_cats, place, 1)
         return out.reshape(-1, T, K)
 
     def raw(X: Any) -> Floats:

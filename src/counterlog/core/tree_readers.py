@@ -1,6 +1,6 @@
 """How each library says what its trees are: one reader a library, each returning a `TreeEnsemble`.
 
-Leaf numbers always come from the library (for scikit-learn's histogram trees, from a walk over its own node table),
+Leaf numbers always come from the library (for scikit-learn's histogram trees, from its compiled predictor),
 never from split tests written again.
 """
 

@@ -54,6 +54,75 @@ _URL_GSM8K = (
     "https://raw.githubusercontent.com/openai/grade-school-math/"
     "3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data"
 )
+_URL_LIGHTGBM = (
+    "https://raw.githubusercontent.com/microsoft/LightGBM/"
+    "bae0b7ba953341a32b2a9c5c5c437a1b976f576f/examples/lambdarank"
+)
+
+_SNAP = "public research graph distributed by SNAP (Stanford) without a stated licence; cite the collection"
+_NETWORKS = (
+    (
+        "ca-hepph",
+        "11,203 authors in high-energy physics, 117,618 pairs who wrote together (largest component)",
+        "bokveizen/distance-decaying-core",
+        "data/ca-HepPh.txt",
+        "ca-HepPh.txt.gz",
+        _SNAP,
+        "3974ae298172a6b884abe15ed3a7004cdea61023a37f8f9fa283f37ce1a21a35",
+    ),
+    (
+        "email-eu-core",
+        "986 people of a European institution, 24,929 directed e-mail contacts",
+        "arpan-vs/Complex-Network-Project",
+        "email-Eu-core.txt",
+        "email-Eu-core.txt.gz",
+        _SNAP,
+        "39e6f5b7bc8ac0bf42c96050dfab97464de525b9f53c032ff060b65171e9810c",
+    ),
+    (
+        "facebook-combined",
+        "4,039 people of ten Facebook ego networks, 88,234 friendships",
+        "cbaziotis/patric-triangles",
+        "facebook_combined.txt",
+        "facebook_combined.txt.gz",
+        _SNAP,
+        "465cdb4ad97b3c5e77ee62ee28c8868042229f20ab7ca1b8aeb02208b0d4ea2a",
+    ),
+    (
+        "nethept",
+        "15,229 authors in high-energy physics theory, 62,752 directed edges",
+        "jxshang/IMPC",
+        "NetHEPT.txt",
+        "NetHEPT.txt.gz",
+        "public influence-maximization benchmark built from arXiv; the repository is GPL-3",
+        "2d877ff072ede4607bd9e173c75ab90cae6d9ab3ca821783aeb1a877de4da3a5",
+    ),
+    (
+        "soc-epinions1",
+        "75,877 people of Epinions, 405,739 pairs who trust (undirected, connected version)",
+        "adriacabeza/GraphClustering",
+        "data/soc-Epinions1.txt",
+        "soc-Epinions1.txt.gz",
+        _SNAP,
+        "9d555a4900127b0eb656c2c723b9062941c3a082142716bee54bd7042b0f89d6",
+    ),
+    (
+        "wiki-vote",
+        "7,115 Wikipedia users, 103,689 votes on adminship (directed)",
+        "perfectstorm88/graph_machine_learning_homework",
+        "wiki-Vote.txt",
+        "wiki-Vote.txt.gz",
+        _SNAP,
+        "b05c0226f5544f0e4a8ac607ae573db42e42716b6dd5aa00e8c769a1219c796f",
+    ),
+)
+_CIM = "https://raw.githubusercontent.com/socialalgo/Capacity_Constrained_IM/HEAD/exp/data"
+_CIM_SUMS = {
+    "dnc-corecipient.txt.gz": "4734e0b8cd28156b1b6feab3a29c51886c1e8d067c091b5a996f1a31eb560dfa",
+    "dnc-corecipient.ap": "ef3f9c4eed18f940ac682c54fc33bd610a05b637cf08ea79ff5a2b1eb0d80c76",
+    "scinet.txt": "7b9234ff8d3eecd85b9d93a06fe1b57df7cab75dd5dcc2f4ae84163d97b9c6e5",
+    "scinet.ap": "d443ea0cb793b62f8941b14456be44d2621f72bbde8a1579c6c7e392e3a7d8be",
+}
 
 DATASETS: dict[str, Dataset] = {
     d.name: d
@@ -149,6 +218,54 @@ DATASETS: dict[str, Dataset] = {
             sources=(
                 Source("adult-train.csv", "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d"),
                 Source("adult-test.csv", "72567b94f5c1a6f8501377dd80f93892c3848ff071cf91ba47e00b0785a28074"),
+            ),
+        ),
+        Dataset(
+            name="pension-401k",
+            about="9,915 households of 1991: 401(k) eligibility, participation, net financial assets in dollars",
+            licence="MIT (R package hdm)",
+            origin="Chernozhukov and Hansen, 2004; R package hdm, data/pension.rda, columns selected, values unchanged",
+            sources=(
+                Source(
+                    "pension_1991.csv.gz", "fa1e908b7bcb338f3dca6cb98059ed542f7c66182d34e905ad8efb7eda615804"
+                ),
+            ),
+        ),
+        *(
+            Dataset(
+                name=name,
+                about=about,
+                licence=licence,
+                origin=f"github.com/{repository}, {path}",
+                sources=(
+                    Source(file, checksum, f"https://raw.githubusercontent.com/{repository}/HEAD/{path}"),
+                ),
+            )
+            for name, about, repository, path, file, licence, checksum in _NETWORKS
+        ),
+        Dataset(
+            name="cim-query-sets",
+            about="two networks with published lists of starters: dnc-corecipient (906 nodes), scinet (1,461 nodes)",
+            licence="no licence stated; the networks come from KONECT (research use, cite)",
+            origin="github.com/socialalgo/Capacity_Constrained_IM, exp/data",
+            sources=tuple(
+                Source(file, checksum, f"{_CIM}/{file.removesuffix('.gz')}")
+                for file, checksum in _CIM_SUMS.items()
+            ),
+        ),
+        Dataset(
+            name="lightgbm-rank",
+            about="graded lists: 201 queries to train, 50 to test, 3,773 items with 300 sparse features, grades 0 to 4",
+            licence="MIT (c) Microsoft Corporation",
+            origin="github.com/microsoft/LightGBM, examples/lambdarank",
+            sources=tuple(
+                Source(file, checksum, f"{_URL_LIGHTGBM}/{file}")
+                for file, checksum in (
+                    ("rank.train", "a0c7201c89120879c14a5059e091f441cbf2a29b8aaef363885ccb1a530448df"),
+                    ("rank.train.query", "40cb5fef637229311cd30fab13cb7fb633b023e86a87ff04ec55db420143d6af"),
+                    ("rank.test", "3b1219ce117a0a36d2f76c02de7e7831c1d79af0d40f5195c03178bbe26c824b"),
+                    ("rank.test.query", "36dca82ba3bf99201bac3987b00a8fbf6fe5f563e9fa6d0da90e783710a32df4"),
+                )
             ),
         ),
     )

@@ -133,6 +133,11 @@ class SwitchDR(Estimator):
         """Names its lam."""
         return f"{'SwitchIPS' if self.config.switch_ips else 'SwitchDR'}({self.config.lam:g})"
 
+    @property
+    def prepares(self) -> bool:
+        """(7) needs the logging policy's chance of every action; (3) is an expression of the row."""
+        return self.config.switch_ips
+
     def parts(self, row: Row) -> Parts:
         """v + w e where w is at most lam; in (7) v counts only the actions beyond lam, and e is r."""
         residual = row.r if self.config.switch_ips else row.r - row.q

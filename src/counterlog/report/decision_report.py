@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from counterlog.audit.decision_log import audit
+from counterlog.core.errors import CounterlogError
 from counterlog.core.estimators import Estimator
-from counterlog.core.evaluate import make_estimator
+from counterlog.core.evaluate import evaluate, make_estimator
 from counterlog.core.policies import Policy
 from counterlog.core.results import Estimate, Finding, Result
 from counterlog.core.rounds import Rounds
+from counterlog.core.row_sample import row_sample
 from counterlog.core.study import Clock, versions
 from counterlog.report.reward_report import RewardReport, RewardSettings, reward_report
 from counterlog.report.segments import with_segments
@@ -108,11 +110,15 @@ def build(
     beside       values known from elsewhere (a test, a policy's own log), drawn and listed beside the estimates
     progress     called with what is being done and the share that is done
 
+    A log of more rows than memory should hold is read as a sample of whole units; values over all rows, of policies
+    that an engine's scan can express, then stand beside the sample's.
+
     Raises `SupportError` when the log cannot answer at all, `LogError` and `PropensityError` for what is wrong in it.
     """
     log.check_estimable()
     clock, say = Clock(), progress or (lambda _text, _share: None)
     names = tuple(rewards) or tuple(log.rewards)
+    log, beside, read = _readable(log, policies, beside, level=level, rng=rng, say=say)
     log = with_segments(log)
     candidates, notes = candidate_policies(log, policies)
     chosen = [make_estimator(e) for e in estimators or default_estimators(log)]
@@ -161,8 +167,32 @@ def build(
         },
         versions={**versions(*PACKAGES), "counterlog": _own_version(), "platform": sys.platform},
         seconds=clock.seconds(),
-        notes=notes,
+        notes=(*read, *notes),
     )
+
+
+def _readable(
+    log: Rounds,
+    policies: Sequence[Policy | str],
+    beside: Sequence[Estimate],
+    *,
+    level: float,
+    rng: int,
+    say: Progress,
+) -> tuple[Rounds, tuple[Estimate, ...], tuple[str, ...]]:
+    """The rows the page is made from, the values that stand beside them, and what to say about both."""
+    small = row_sample(log)
+    if small is log:
+        return log, tuple(beside), ()
+    say("summing all rows", 0.0)
+    given = [p for p in policies if p not in (BASELINE, BEST_FIXED)] or ["uniform"]
+    note = f"The page is made from a sample of {small.n:,} of {log.n:,} rows, drawn by unit."
+    try:
+        whole = evaluate(log, [BASELINE, *given], ["SNIPS"], segments=False, level=level, rng=rng)
+    except CounterlogError as cause:
+        return small, tuple(beside), (f"{note} No value over all rows: {str(cause).splitlines()[0]}.",)
+    named = [replace(e, policy=f"{e.policy} (all rows)") for e in whole.estimates]
+    return small, (*beside, *named), (f"{note} Values named '(all rows)' are sums over all of them.",)
 
 
 def candidate_policies(

@@ -1,4 +1,5 @@
-"""One HTML file from a `DecisionReport`: it opens without a network, in light and dark, on a phone and on paper.
+"""One HTML file from a `DecisionReport`, or from any sections: it opens without a network, in light and dark, on a
+phone and on paper.
 
 Everything from the log goes through autoescape; figures are JSON that cannot close its element; plotly.js is inlined
 once.
@@ -7,6 +8,8 @@ once.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
@@ -19,15 +22,48 @@ TEMPLATES = "templates"
 
 
 def render(report: DecisionReport) -> str:
-    """The page as text."""
+    """The page of a decision report as text."""
+    rewards = [
+        {
+            "name": p.reward,
+            "verdict": p.verdict,
+            "sections": [ready(s, f"r{i}") for s in reward_sections(p, report)],
+        }
+        for i, p in enumerate(report.rewards)
+    ]
+    return fill(
+        "page.html",
+        report=report,
+        rewards=rewards,
+        audit=ready(audit_section(report), "all"),
+        closing=[ready(run_section(report), "all")],
+    )
+
+
+def render_sections(
+    sections: Sequence[Section], *, title: str, about: str, heading: str, verdict: Sequence[str]
+) -> str:
+    """A page of these sections as text, under a heading with the sentences that matter most."""
+    return fill(
+        "plain.html",
+        title=title,
+        about=about,
+        heading=heading,
+        verdict=tuple(verdict),
+        sections=[ready(s, "all") for s in sections],
+        version=version("counterlog"),
+    )
+
+
+def fill(template: str, **content: Any) -> str:
+    """A template of the package, with style, script and plotly.js inlined."""
     from jinja2 import DictLoader, Environment, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     folder = files("counterlog.report") / TEMPLATES
-    texts = {
-        name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
-    }
+    names = (template, "blocks.html", "page.css", "page.js")
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     environment = Environment(
         loader=DictLoader(texts),
         autoescape=True,
@@ -35,26 +71,15 @@ def render(report: DecisionReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rewards = [
-        {
-            "name": p.reward,
-            "verdict": p.verdict,
-            "sections": [_ready(s, f"r{i}") for s in reward_sections(p, report)],
-        }
-        for i, p in enumerate(report.rewards)
-    ]
-    return environment.get_template("page.html").render(
-        report=report,
-        rewards=rewards,
-        audit=_ready(audit_section(report), "all"),
-        closing=[_ready(run_section(report), "all")],
+    return environment.get_template(template).render(
         css=Markup(texts["page.css"]),
         js=Markup(texts["page.js"]),
         plotly=Markup(get_plotlyjs()),
+        **content,
     )
 
 
-def _ready(section: Section, prefix: str) -> dict[str, Any]:
+def ready(section: Section, prefix: str) -> dict[str, Any]:
     """A section with an id that is unique on the page, and its figure as JSON."""
     figure, height = None, 0
     entries: tuple[tuple[str, str], ...] = ()

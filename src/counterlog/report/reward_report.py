@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from counterlog.core.crossfit import reward_model
+from counterlog.core.crossfit import FoldModel, reward_model
 from counterlog.core.errors import CounterlogError, SupportError
 from counterlog.core.estimators import Estimator
 from counterlog.core.evaluate import Evaluation, evaluate
@@ -22,8 +22,9 @@ from counterlog.report.deployment import AtK, RiskPoint, at_k, risk_points
 from counterlog.report.disagreement import Disagreement, disagreements
 from counterlog.report.holdout import HoldoutPart, holdout_part
 from counterlog.report.learnt import Learnt, describe, learn
+from counterlog.report.model_sway import ModelSway, model_sway
 from counterlog.report.segments import REST, SegmentGap, segment_codes, segment_gaps
-from counterlog.report.sway import Sway, sway, terms
+from counterlog.report.sway import Sway, own_influence, sway, terms
 from counterlog.report.verdict import next_test, sentences
 from counterlog.report.wording import BASELINE, BEST_FIXED
 
@@ -72,6 +73,7 @@ class RewardReport:
     learnt: Learnt | None
     by_segment: tuple[SegmentGap, ...]
     sway: Sway | None
+    model_sway: ModelSway | None
     holdout: HoldoutPart | None
     best_single: dict[str, float]
     notes: tuple[str, ...] = ()
@@ -88,14 +90,16 @@ def reward_report(
     policies = [*made, *([learnt[0]] if learnt else [])]
     say("fitting the reward model", 0.25)
     q = None
+    models: list[FoldModel] = []
     if any(e.needs_model for e in c.estimators):
-        q = reward_model(log, model=c.model, rng=c.rng)
+        q = reward_model(log, model=c.model, rng=c.rng, kept=models)
     say("valuing policies", 0.6)
     valued = _evaluated(log, policies, c, q)
     held = _contest(valued, c)
     say("asking what the answer hangs on", 0.8)
     leader = _leader(held)
     points = risk_points(held) if held else ()
+    swayed = _sway(log, policies, held, leader, q, models, c) if held and leader else (None, None)
     rough = rough_gaps(valued.estimates, valued.table, level=c.level)
     return RewardReport(
         reward=log.reward_name,
@@ -117,7 +121,8 @@ def reward_report(
         by_segment=segment_gaps(log, held, valued.table, leader, BASELINE, level=c.level)
         if held and leader
         else (),
-        sway=_sway(log, policies, held, leader, q, c) if held and leader else None,
+        sway=swayed[0],
+        model_sway=swayed[1],
         holdout=holdout_part(log, _reliable(policies, held), frozen=c.frozen, level=c.level, rng=c.rng),
         best_single=_chosen(log, made),
         notes=notes,
@@ -214,13 +219,18 @@ def _sway(
     held: Contest,
     leader: str,
     q: Floats | None,
+    models: Sequence[FoldModel],
     c: RewardSettings,
-) -> Sway:
-    """What sways the leader's difference to what was done."""
+) -> tuple[Sway, ModelSway | None]:
+    """What sways the leader's difference to what was done, by the rows' own terms and through the reward model."""
     by_name = {p.name: p for p in policies if not isinstance(p, str)}
     by_label = {e.label: e for e in c.estimators}
     found = []
     for name in (leader, BASELINE):
         estimator = by_label[held.cell(name).estimator]
         found.append((name, terms(log, by_name[name], estimator, q, rng=c.rng)))
-    return sway(log, *found, estimator=held.cell(leader).estimator, unit=log.reward_unit)
+    by, unit = held.cell(leader).estimator, log.reward_unit
+    own = own_influence(found[0][1], found[1][1])
+    pair = by_name[leader], by_name[BASELINE]
+    through = model_sway(log, *pair, models, own, estimator=by, unit=unit) if models else None
+    return sway(log, *found, estimator=by, unit=unit), through

@@ -8,6 +8,7 @@ from typing import Any
 from counterlog.core.results import Finding
 from counterlog.report.blocks import Grid, Section, grid
 from counterlog.report.decision_report import DecisionReport
+from counterlog.report.model_sway_section import model_sway_section
 from counterlog.report.reward_report import RewardReport
 from counterlog.report.risk_sections import (
     holdout_section,
@@ -108,6 +109,7 @@ def reward_sections(part: RewardReport, report: DecisionReport) -> list[Section]
         learnt_section(part, report.level),
         segment_section(part, report.level),
         sway_section(part),
+        model_sway_section(part),
         rounds_section(part, report.level),
         holdout_section(part),
     ]

@@ -79,7 +79,7 @@ def sway(
 ) -> Sway:
     """What sways the difference between two policies, given by name and terms (n, 4)."""
     pair = (first[1], second[1])
-    moves = (influence(*pair[0].T) - influence(*pair[1].T)) / log.n
+    moves = own_influence(*pair)
     totals = tuple(t.sum(axis=0) for t in pair)
     answer = _difference(totals[0], totals[1])
     codes, names = _units(log)
@@ -92,7 +92,7 @@ def sway(
             share=1 / log.n,
             influence=float(moves[i]),
             without=_difference(totals[0] - pair[0][i], totals[1] - pair[1][i]),
-            detail=_describe(log, int(i)),
+            detail=describe_row(log, int(i)),
         )
         for i in order
     ]
@@ -108,6 +108,11 @@ def sway(
         flip=rows_to_flip(pair, moves, answer),
         n=log.n,
     )
+
+
+def own_influence(first: Floats, second: Floats) -> Floats:
+    """(n,) first-order change of the difference when each row's own terms (n, 4) are added."""
+    return np.asarray((influence(*first.T) - influence(*second.T)) / len(first))
 
 
 def _difference(first: Floats, second: Floats) -> float:
@@ -170,7 +175,7 @@ def _segment(log: Rounds, column: str, pair: tuple[Floats, Floats], moves: Float
     return _groups(codes, column, names, pair, moves)
 
 
-def _describe(log: Rounds, i: int) -> str:
+def describe_row(log: Rounds, i: int) -> str:
     """A row in words: action, reward, propensity, context."""
     row = log.table.row(i, named=True)
     shown = [

@@ -49,7 +49,7 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
         truths += [{"table": name, "policy": k, "exact value": v} for k, v in truth.items()]
         truths.append({"table": name, "policy": "uniform", "exact value": float(population.reward.mean())})
         truths.append({"table": name, "policy": "best of every question", "exact value": population.oracle()})
-        found = Parallel(n_jobs=2 if full else 1)(
+        found = Parallel(n_jobs=2 if full else None)(
             delayed(one_log)(population, policies, rows, rng + 1 + i) for i in range(logs)
         )
         results += _summary(name, truth, found)

@@ -73,7 +73,7 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
     for switch in SWITCHES if full else ():
         jobs += [(f"{switch}: {p}", 4, POLICIES[p], switch) for p in ("epsilon 0.05", "IGW gamma 100")]
     tasks = [(j, s) for j in jobs for s in range(seeds if not j[3] else few)]
-    reports = Parallel(n_jobs=2 if full else 1)(
+    reports = Parallel(n_jobs=2 if full else None)(
         delayed(simulate)(j[1], j[2], j[3], rng + s, **world) for j, s in tasks
     )
     by_job: dict[tuple[str, int], list[GenerationReport]] = {}
@@ -309,7 +309,7 @@ def routing(*, seeds: int, full: bool, rng: int) -> tuple[Table, list[Check]]:
     names = ROUTING if full else ROUTING[:1] + ROUTING[4:6]
     batch, generations = (600, 12) if full else (600, 6)
     tasks = [(n, s) for n in names for s in range(seeds)]
-    runs = Parallel(n_jobs=2 if full else 1)(
+    runs = Parallel(n_jobs=2 if full else None)(
         delayed(_route)(train, test, POLICIES[n], rng + s, batch, generations) for n, s in tasks
     )
     found: dict[str, list[dict[str, float]]] = {}

@@ -52,7 +52,7 @@ def fit_system(
             hint="counterlog systems --question learn",
         )
         raise ConfigError(msg)
-    kind = _learner(found)
+    kind = class_with_verb(found)
     settings = _settings(found, kind.__name__, config, options)
     learner = kind(settings) if settings is not None else kind()
     result = getattr(learner, found.verb)(log, rng=rng)
@@ -68,7 +68,18 @@ def fit_system(
     return report.records(), saved
 
 
-def _learner(found: Card) -> Any:
+def click_learner(slug: str, *, config: Path | None, options: Sequence[str]) -> Any:
+    """A system that learns a ranker from `Clicks`, configured. Raises `ConfigError` when it reads something else."""
+    found = card(slug)
+    if found.question != "rank" or "Clicks" not in found.data:
+        msg = message(f"{slug!r} learns no ranker from clicks", hint="counterlog systems --data Clicks")
+        raise ConfigError(msg)
+    kind = class_with_verb(found)
+    settings = _settings(found, kind.__name__, config, options)
+    return kind(settings) if settings is not None else kind()
+
+
+def class_with_verb(found: Card) -> Any:
     """The class of the file that has the question's verb."""
     module = import_module(found.module)
     for name in found.classes:

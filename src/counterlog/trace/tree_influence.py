@@ -39,7 +39,7 @@ from counterlog.core.config import Config, param
 from counterlog.core.errors import ConfigError, LogError, message
 from counterlog.core.results import Result
 from counterlog.core.tree_models import UNITS, Floats, TreeEnsemble, read_trees
-from counterlog.trace import leaf_derivatives, retraining, same_leaf, tree_kernels
+from counterlog.trace import leaf_adjoint, leaf_derivatives, retraining, same_leaf, tree_kernels
 from counterlog.trace.boosting_path import Block, TrainedTrees, block, require_newton, take_rows, trained
 
 STREAMED = {"boostin": "path", "leafinfsp": "final", "leafsim": "one"}
@@ -192,8 +192,13 @@ class TreeInfluence:
         return same_leaf.largest(pieces, self.n, len(target), k)
 
     def aggregate(self, X_test: Any, y_test: Any) -> Floats:
-        """(n,) scores added over all targets, in bounded memory for BoostIn and LeafInfSP."""
-        kind = STREAMED.get(self.config.method)
+        """(n,) scores added over all targets: at the cost of one target for BoostIn, LeafInfSP and LeafInfluence."""
+        c, kind = self.config, STREAMED.get(self.config.method)
+        if c.method == "leafinfluence" and c.update_set < 0 and not self.data.trees.full_hessian:
+            target = self._targets(X_test, y_test)
+            leaves, slopes = same_leaf.target_sides(self.data.trees, X_test, target, "final")
+            pull = leaf_adjoint.leaf_pull(leaves, slopes, self.data.trees.n_leaves)
+            return -leaf_adjoint.adjoint(self.data, pull[:, None])[0][:, 0]
         if kind is None or kind == "one":
             return np.asarray(self.explain(X_test, y_test).sum(axis=1))
         target = self._targets(X_test, y_test)

@@ -1,0 +1,1 @@
+"""How do I tune a generative model on preferences or rewards?"""

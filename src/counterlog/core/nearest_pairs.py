@@ -1,8 +1,9 @@
 """The logged pair nearest to a state and an action, exactly:  d^2 = beta^2 |x - x_i|^2 + |a - a_i|^2.
 
-A question about a logged state is answered from that row's list of nearest states, made once and kept. Any pair outside the
-list is at least beta times the list's radius away, so a best pair nearer than that is the best of all; the others are
-asked of a tree (few columns) or of a blocked product (many). Ties go to the lowest row. Distances are single precision.
+A question about a logged state is answered from that row's list of nearest states, made once and kept. Any pair outside
+the list is at least beta times the list's radius away, so a best pair nearer than that is the best of all; the others
+are asked of a tree (few columns) or of a blocked product (many). Ties go to the lowest row. Distances are single
+precision.
 """
 
 from __future__ import annotations
@@ -91,10 +92,7 @@ class NearestPairs:
         gaps = self.action.index_select(0, found.view(-1)).view(n, width, -1).sub_(action[:, None])
         gaps = gaps.square_().sum(dim=2)
         total = near + gaps
-        if k == 1:
-            place = total.argmin(dim=1, keepdim=True)
-        else:
-            place = total.sort(dim=1, stable=True).indices[:, :k]
+        place = total.argmin(dim=1, keepdim=True) if k == 1 else total.sort(dim=1, stable=True).indices[:, :k]
         listed = total.gather(1, place)[:, -1] < self._radius.index_select(0, row)
         local = found.gather(1, place).long()
         picked = Pairs(self.ids[local], near.gather(1, place), gaps.gather(1, place), listed)

@@ -1,11 +1,11 @@
 """PRDC: a deterministic policy pulled to the nearest logged pair, not to the action of its own row.
 
-Use when    actions are continuous and the log is mostly mediocre: a good action logged in a similar state may be borrowed.
+Use when    actions are continuous and the log is mostly mediocre: an action logged in a similar state may be borrowed.
 Not when    good actions were logged nowhere near, or similar states are not alike (set state_weights); on narrow logs a
             small beta trusts the critic too far.
 Data        Episodes(state, action, reward)
-Paper       Ran, Li, Zhang, Zhang and Yu, Policy Regularization with Dataset Constraint for Offline Reinforcement Learning,
-            ICML 2023, arXiv 2306.06569.
+Paper       Ran, Li, Zhang, Zhang and Yu, Policy Regularization with Dataset Constraint for Offline Reinforcement
+            Learning, ICML 2023, arXiv 2306.06569.
 Equation    d((x, a), (x', a'))^2 = beta^2 |x - x'|^2 + |a - a'|^2                                    (1)
             i* = argmin_i d((x, pi(x)), (x_i, a_i)) over all rows i,   n = a_i*  (a constant)         (2)
             actor:   - lambda mean Q_1(s, pi(s)) + mean (pi(s) - n)^2,  lambda = alpha / mean |Q_1|   (3)
@@ -163,8 +163,9 @@ class PRDC(TD3BC):
         rows, acts = batch.index.reshape(-1)[:100], action.flatten(0, 1)[:100]
         lower = float(self.index.losing_betas(rows, acts).quantile(WANTED_SELF))
         warnings.warn(
-            f"at beta = {self.config.beta:g} the nearest pair is the row itself in more than {ALWAYS_SELF:.0%} of the "
-            f"questions: PRDC is TD3+BC here. Lower beta (at {lower:.2g} it would be {WANTED_SELF:.0%}) or use more rows",
+            f"at beta = {self.config.beta:g} the nearest pair is the row itself in more than {ALWAYS_SELF:.0%} "
+            f"of the questions: PRDC is TD3+BC here. Lower beta (at {lower:.2g} it would be {WANTED_SELF:.0%}) or use "
+            "more rows",
             EpisodeWarning,
             stacklevel=2,
         )

@@ -1,9 +1,9 @@
 """Study of PRDC: borrowing a good action from a similar state, on logs that are mostly poor.
 
-Three logs of a pendulum. In `pendulum-mix` and `pendulum-eps` most actions are uniform, so that the pull of TD3+BC to the
-row's own action copies noise; the nearest pair may be a good action nearby. In `pendulum-weak` nine tenths come from one narrow
-weak controller: there a constraint is what keeps the critic honest. On the mixed log beta is swept: with a large one the nearest
-pair is the row itself and PRDC is TD3+BC.
+Three logs of a pendulum. In `pendulum-mix` and `pendulum-eps` most actions are uniform, so that the pull of TD3+BC to
+the row's own action copies noise; the nearest pair may be a good action nearby. In `pendulum-weak` nine tenths come
+from one narrow weak controller: there a constraint is what keeps the critic honest. On the mixed log beta is swept:
+with a large one the nearest pair is the row itself and PRDC is TD3+BC.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
         ),
         checks=tuple(claims(found, sweep, full=full)),
         notes=(
-            f"{settings['steps']:,} updates and {settings['seeds']} seeds a cell: a short budget; published runs take 1e6.",
+            f"{settings['steps']:,} updates, {settings['seeds']} seeds a cell: a short budget; the paper's is 1e6.",
             "TD3 without constraint is shown beside it: where the log covers the actions, no constraint is needed.",
         ),
         seconds=clock.seconds(),

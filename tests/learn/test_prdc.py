@@ -133,12 +133,13 @@ def test_lists_never_change_what_is_learnt(options) -> None:
 
 def test_fewer_matches_are_the_row_itself_when_beta_falls() -> None:
     shares = []
-    for beta in (0.25, 1.0, 4.0, 32.0):
+    for beta in (0.25, 1.0, 4.0, 32.0, 1e4):
         learner = started(PRDCConfig(beta=beta, **{**SMALL, "batch": 256}))
         learner.update(learner.draw())
         shares.append(float(learner.update(learner.draw())["self_match"]))
     assert shares == sorted(shares)
-    assert shares[0] < 0.2 < 0.9 < shares[-1]
+    assert shares[0] < 0.2
+    assert shares[-1] == 1.0
 
 
 def test_borrowed_actions_come_from_the_best_rows_alone() -> None:
@@ -286,6 +287,6 @@ def test_what_is_refused() -> None:
         learner.explain(np.zeros((0, 3)))
     with pytest.raises(ConfigError, match="seed 1"):
         learner.explain(log.state[:1], seed=1)
-    huge = Episodes(action=log.action, reward=1e38 * log.reward, **fields)
+    huge = Episodes(action=log.action, reward=1e30 * log.reward, **fields)
     with pytest.raises(ConvergenceError):
         PRDC(PRDCConfig(**SMALL)).fit(huge, low=-2, high=2)

@@ -83,13 +83,12 @@ class NearestPairs:
     def of_rows(self, row: Tensor, action: Tensor, k: int = 1) -> Pairs:
         """The k pairs nearest to (state of `row`, `action`).  (n,) row numbers, (n, columns) actions."""
         self._check(k)
-        n, width = len(row), max(self.lists, k)
         if self.lists < k or self.beta == 0:  # every state is as near: lists say nothing
             return self._search(self.state[row], action, k)
         self._fill(np.unique(row.numpy()))
         found = self._list.index_select(0, row)
         near = self._near.index_select(0, row)
-        gaps = self.action.index_select(0, found.view(-1)).view(n, width, -1).sub_(action[:, None])
+        gaps = self.action.index_select(0, found.view(-1)).view(*found.shape, -1).sub_(action[:, None])
         gaps = gaps.square_().sum(dim=2)
         total = near + gaps
         place = total.argmin(dim=1, keepdim=True) if k == 1 else total.sort(dim=1, stable=True).indices[:, :k]

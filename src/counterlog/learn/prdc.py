@@ -32,7 +32,14 @@ from torch import Tensor
 
 from counterlog.core.config import param
 from counterlog.core.episodes import EpisodeWarning
-from counterlog.core.errors import ConfigError, LogError, NotFittedError, SupportError, message
+from counterlog.core.errors import (
+    ConfigError,
+    ConvergenceError,
+    LogError,
+    NotFittedError,
+    SupportError,
+    message,
+)
 from counterlog.core.nearest_pairs import NearestPairs, Pairs
 from counterlog.core.results import Result
 from counterlog.core.training_loop import Metrics
@@ -132,6 +139,9 @@ class PRDC(TD3BC):
         """(2) and (3), with the critic of this step."""
         c = self.config
         action = self.actor.mode(batch.state)
+        if not bool(action.isfinite().all()):
+            msg = message(f"the policy's actions are not finite at update {self.updates}")
+            raise ConvergenceError(message(msg, hint="lower lr, or scale the rewards"))
         found = self.index.of_rows(batch.index.reshape(-1), action.detach().flatten(0, 1), c.k)
         distance = found.squared.sqrt()
         target = borrowed_action(self.actions[found.row], distance, c.k_mode, c.temperature).view_as(action)

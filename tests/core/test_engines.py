@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from counterlog.core import buckets, engine_scan, engines
-from counterlog.core.buckets import bucket_expression, row_bucket
+from counterlog.core.buckets import ROW_BUCKETS, bucket_expression, row_bucket
 from counterlog.core.column_predictions import ColumnPredictions
 from counterlog.core.engine_scan import expressible, keyed
 from counterlog.core.engines import batches, text_code, text_codes, with_row_number, with_text_code
@@ -339,10 +339,10 @@ def test_consecutive_rows_spread_evenly_and_a_log_that_repeats_itself_does_not_r
     None
 ):
     frame = nw.from_native(pl.DataFrame({"k": np.arange(1_000_000)}).lazy())
-    b = frame.select(b=row_bucket(nw.col("k"), BUCKETS)).collect("polars")["b"].to_numpy()
-    assert stats.chisquare(np.bincount(b, minlength=BUCKETS)).pvalue > 1e-4
+    b = frame.select(b=row_bucket(nw.col("k"))).collect("polars")["b"].to_numpy()
+    assert stats.chisquare(np.bincount(b, minlength=ROW_BUCKETS)).pvalue > 1e-4
     for period in (2, 7, 10, 1024, 1000):
-        share = np.bincount(b[::period], minlength=BUCKETS)
+        share = np.bincount(b[::period], minlength=ROW_BUCKETS)
         assert stats.chisquare(share).pvalue > 1e-4
 
 

@@ -35,7 +35,7 @@ PRIME = 2_147_483_647
 _ROUNDS = ((48_271, 11), (69_621, 7_919))
 _SQUARE = 1_048_573  # a prime: its product with a code stays below 2^63
 ROW_BUCKETS = 1_024  # for rows that are their own units, whose spread is that of exact second moments
-_GOLDEN, _CIRCLE = 648_055, 1_048_576  # 2^20 over the golden ratio, and 2^20
+_STEP, _CIRCLE = 126_907, 1_048_576  # periods up to 1,024 spread as evenly as by chance, or more so
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,10 @@ def bucket_expression(key: nw.Expr, buckets: int) -> nw.Expr:
 def row_bucket(number: nw.Expr) -> nw.Expr:
     """One of `ROW_BUCKETS` for a row that is its own unit, from its number, at the price of one multiplication.
 
-    Rows step round a circle by the golden ratio: buckets are equal in size, and the rows of any period of a log that
-    repeats itself every few rows still reach all of them alike.
+    Rows step round a circle: buckets are equal in size, and in a log that repeats itself every few rows each of these
+    still reaches all of them alike.
     """
-    return number * _GOLDEN % _CIRCLE // (_CIRCLE // ROW_BUCKETS)
+    return number * _STEP % _CIRCLE // (_CIRCLE // ROW_BUCKETS)
 
 
 def cell_columns(index: int, parts: Parts, *, products: bool) -> dict[str, Term]:

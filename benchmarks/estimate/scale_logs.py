@@ -10,34 +10,38 @@ COLUMNS = ["reward", "propensity", *(f"pi_{k}" for k in range(POLICIES))]
 
 
 def narrow(folder, n):
-    """A folder of Parquet files with n rows: reward, propensity and ten candidates' probabilities, float32.
+    """A folder of Parquet files with n rows: reward, propensity and ten candidates' probabilities, as users have them.
 
-    One file for every 10 million rows; files that exist are kept, so that a killed run goes on where it was.
+    float64 numbers, written with pyarrow's defaults (snappy, dictionaries). One file for every 10 million rows, 1 GB as
+    random digits do not compress; beyond that the same file stands in the folder under further names (hard links), so
+    that 1e8 rows are read and decoded without taking 10 GB of disk. Files that exist are kept.
     """
     place = folder / f"narrow-{n}"
     place.mkdir(parents=True, exist_ok=True)
-    for piece, start in enumerate(range(0, n, PIECE)):
-        path = place / f"part-{piece:03d}.parquet"
+    first = place / "part-000.parquet"
+    if not first.exists():
+        _piece(first, min(PIECE, n))
+    for k in range(1, n // PIECE):
+        path = place / f"part-{k:03d}.parquet"
         if not path.exists():
-            _piece(path, piece, min(PIECE, n - start))
+            path.hardlink_to(first)
     return place
 
 
-def _piece(path, piece, n):
-    gen, half = np.random.default_rng(piece), path.with_suffix(".half")
+def _piece(path, n):
+    gen, half = np.random.default_rng(0), path.with_suffix(".half")
     writer = None
     for start in range(0, n, BATCH):
         m = min(BATCH, n - start)
-        propensity = 0.05 + 0.25 * gen.random(m, dtype=np.float32)
+        propensity = 0.05 + 0.25 * gen.random(m)
         columns = {
-            "action": gen.integers(0, ACTIONS, m).astype(np.int8),
-            "reward": (gen.random(m, dtype=np.float32) < 0.2 + propensity).astype(np.float32),
+            "action": gen.integers(0, ACTIONS, m),
+            "reward": (gen.random(m) < 0.2 + propensity).astype(float),
             "propensity": propensity,
         }
-        columns |= {f"pi_{k}": 0.3 * gen.random(m, dtype=np.float32) for k in range(POLICIES)}
+        columns |= {f"pi_{k}": 0.3 * gen.random(m) for k in range(POLICIES)}
         table = pa.table(columns)
-        few = {"use_dictionary": ["action", "reward"], "compression": "none"}  # random digits do not compress
-        writer = writer or pq.ParquetWriter(half, table.schema, **few)
+        writer = writer or pq.ParquetWriter(half, table.schema)
         writer.write_table(table)
     writer.close()
     half.rename(path)

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from counterlog.core import buckets, engine_scan, engines
-from counterlog.core.buckets import bucket_expression, row_bucket
+from counterlog.core.buckets import ROW_BUCKETS, bucket_expression, row_bucket
 from counterlog.core.column_predictions import ColumnPredictions
 from counterlog.core.engine_scan import expressible, keyed
 from counterlog.core.engines import batches, text_code, text_codes, with_row_number, with_text_code
-from counterlog.core.errors import ConfigError, LogError, MissingExtraError
+from counterlog.core.errors import ConfigError, LogError, MissingExtraError, SupportError
 from counterlog.core.evaluate import Evaluation, evaluate
 from counterlog.core.frames import open_frame
 from counterlog.core.intervals import BUCKETS
@@ -327,6 +327,39 @@ def test_days_of_rows_add_up_to_the_month_in_values_and_t_intervals() -> None:
     close(total, once, rel=1e-12, notes=False)  # rows are numbered anew every day, so buckets differ
 
 
+@pytest.mark.parametrize("streamed", [None, True])
+def test_a_large_log_records_the_policy_that_no_row_agrees_with(
+    streamed: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("counterlog.core.evaluate.ROWS_AS_ARRAYS", 100)
+    log = Rounds(decisions(500).with_columns(never=pl.lit(0.0)), **ROLES)
+    asked = ["column:new", "column:never"]
+    found = evaluate(log, asked, ["IPS", "SNIPS"], on_error="record", streamed=streamed)
+    alone = evaluate(log, ["column:new"], ["IPS", "SNIPS"], streamed=streamed)
+    assert [e.value for e in found.estimates if e.policy == "column:new"] == [
+        e.value for e in alone.estimates
+    ]
+    dropped = [e for e in found.estimates if e.policy == "column:never"]
+    assert {e.reward for e in dropped} == {"click", "money"} and not any(e.valid for e in dropped)
+    assert all("all 500 weights are 0" in e.reason for e in dropped)
+    with pytest.raises(SupportError, match="agrees with policy 'column:never'"):
+        evaluate(log, asked, ["IPS"], streamed=streamed)
+    with pytest.raises(SupportError, match="agrees with policy 'column:never'"):
+        evaluate(log, ["column:never"], ["IPS"], on_error="record", streamed=streamed)
+
+
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+@pytest.mark.parametrize("value", [float("nan"), None, 1.5, -0.1])
+def test_a_policy_column_that_holds_no_probability_is_counted_and_refused(
+    engine: str, value: float | None, tmp_path: Path
+) -> None:
+    wrong = pl.when(pl.int_range(pl.len()) < 3).then(pl.lit(value, pl.Float64)).otherwise("new")
+    decisions(300).with_columns(new=wrong).write_parquet(tmp_path / "log.parquet")
+    log = Rounds(held_by(engine, tmp_path / "log.parquet"), **ROLES)
+    with pytest.raises(LogError, match="'column:new' gives no probability in 3 of 300 rows"):
+        evaluate(log, ["column:new"], ["IPS"])
+
+
 @settings(max_examples=30, deadline=None)
 @given(texts=st.lists(st.text(max_size=12), min_size=1, max_size=20))
 def test_text_codes_are_those_of_the_text(texts: list[str]) -> None:
@@ -339,10 +372,10 @@ def test_consecutive_rows_spread_evenly_and_a_log_that_repeats_itself_does_not_r
     None
 ):
     frame = nw.from_native(pl.DataFrame({"k": np.arange(1_000_000)}).lazy())
-    b = frame.select(b=row_bucket(nw.col("k"), BUCKETS)).collect("polars")["b"].to_numpy()
-    assert stats.chisquare(np.bincount(b, minlength=BUCKETS)).pvalue > 1e-4
-    for period in (2, 7, 10, 1024, 1000):
-        share = np.bincount(b[::period], minlength=BUCKETS)
+    b = frame.select(b=row_bucket(nw.col("k"))).collect("polars")["b"].to_numpy()
+    assert stats.chisquare(np.bincount(b, minlength=ROW_BUCKETS)).pvalue > 1e-4
+    for period in (2, 3, 5, 7, 10, 12, 24, 60, 100, 1000, 1024):
+        share = np.bincount(b[::period], minlength=ROW_BUCKETS)
         assert stats.chisquare(share).pvalue > 1e-4
 
 

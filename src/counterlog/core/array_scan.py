@@ -185,7 +185,7 @@ class ArrayScan:
         if log.unit_column is None:
             numbers = np.arange(log.first_row, log.first_row + log.n)
             keyed = frame.with_columns(pl.Series(f"{OWN}row", numbers))
-            bucket = row_bucket(nw.col(f"{OWN}row"), BUCKETS)
+            bucket = row_bucket(nw.col(f"{OWN}row"))
         else:
             key = bucket_keys(log.table[log.unit_column])
             keyed = frame.with_columns(key.alias(f"{OWN}key"))

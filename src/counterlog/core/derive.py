@@ -117,7 +117,7 @@ def _estimate(
     heaviest = heaviest_share(moves) if len(moves) > intervals.FEWEST_EFFECTIVE else 0.0
     valid, reason = intervals.adequate(ess, rows, se)
     notes = cell.notes
-    if heaviest > LEANS:
+    if heaviest > max(LEANS, 4 * math.log(len(moves)) / len(moves)):  # twice what normal terms would show
         notes += (f"one bucket of rows carries {heaviest:.0%} of the spread: a heavy tail, see the audit",)
     if valid and heaviest > RESTS:
         valid, reason = False, f"one bucket of rows carries {heaviest:.0%} of the spread, above {RESTS:.0%}"

@@ -7,7 +7,9 @@ the same table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -78,11 +80,13 @@ def scan_log(
     *,
     q: Predictions | None = None,
     sums_only: bool = False,
+    record: bool = False,
 ) -> BucketTable:
     """Every policy, estimator and reward in one aggregation, one more a segment column.
 
     `sums_only` leaves out the buckets when rows are their own units: values and t intervals in less than half the time,
-    but no bootstrap, no difference of two policies and no note on heavy tails.
+    but no bootstrap, no difference of two policies and no note on heavy tails. `record` keeps a policy that no row
+    agrees with among the dropped ones, unless all are.
 
     Raises `LogError` for a policy column that holds no probabilities, or a prediction that is no number, and
     `SupportError` for a policy that no row agrees with.
@@ -105,18 +109,19 @@ def scan_log(
     frame, bucket, exact = (log.frame, None, False) if sums_only and log.unit_column is None else keyed(log)
     prepared = frame.with_columns(**weights)
     peaks = {f"w{k}_wmax": column(f"{OWN}w{k}") for k in range(len(policies))}
-    checks = _checks(log, policies, estimators, rewards, q)
     large = log.n > ROWS_IN_MEMORY
+    checks, facts = _checks(log, policies, estimators, rewards, q), _ranges(policies)
     asked = columns | {name: term for name, (term, *_) in checks.items()}
-    tables = [scan(prepared, asked, peaks, bucket, streaming=large)]
+    table = scan(prepared, asked, peaks, bucket, facts=facts, streaming=large)
     for name, (_, what, expected) in checks.items():
-        if count := int(tables[0][name].sum()):
+        if count := int(table[name].sum()):
             raise LogError(message(f"{what} in {count:,} of {log.n:,} rows", expected=expected))
-    check_weights([p.name for p in policies], tables[0], log.n)
-    tables[0] = tables[0].drop(checks)
+    _check_ranges(log, policies, table)
+    tables = [table.drop(*checks, *facts)]
     tables += [scan(prepared, columns, peaks, bucket, group=g, streaming=large) for g in segments]
     clustered = log.unit_column is not None
-    return BucketTable(pl.concat(tables), tuple(cells), clustered, log.propensity_label, exact)
+    made = BucketTable(pl.concat(tables), tuple(cells), clustered, log.propensity_label, exact)
+    return supported(made, log.n, record=record)
 
 
 def _row(w: Term, policy: Policy, reward: str, q: Predictions | None) -> Row:
@@ -132,7 +137,7 @@ def keyed(log: Rounds) -> tuple[nw.LazyFrame[Any], nw.Expr, bool]:
     if log.unit_column is None:
         number = f"{OWN}row"
         frame = with_row_number(log.frame, number)
-        return frame, row_bucket(nw.col(number), BUCKETS), False
+        return frame, row_bucket(nw.col(number)), False
     frame, key = with_unit_key(log)
     units = collect(log.frame.select(nw.col(log.unit_column).n_unique())).item()
     few = units < UNITS_A_BUCKET * BUCKETS
@@ -155,18 +160,8 @@ def _checks(
     rewards: Sequence[str],
     q: Predictions | None,
 ) -> dict[str, tuple[Term, str, str]]:
-    """Columns that count rows in which a policy or a prediction is not what it claims, each with its refusal."""
+    """Columns that count rows in which a prediction is no number, each with its refusal."""
     found: dict[str, tuple[Term, str, str]] = {}
-    for k, policy in enumerate(policies):
-        if isinstance(policy, LoggedColumn):
-            p = nw.col(policy.column)
-            outside = p.is_null() | ~((p >= 0) & (p <= 1 + TOLERANCE))
-            term = Term(f"outside({policy.column!r})", outside.cast(nw.Float64))
-            found[f"outside{k}"] = (
-                term,
-                f"policy {policy.name!r} gives no probability",
-                "numbers in [0, 1]",
-            )
     used = [q[r] for r in rewards] if q is not None and any(e.needs_model for e in estimators) else []
     names = [n for f in used for n in (f.logged, *(f.value_of(p) for p in policies))]
     for name in dict.fromkeys(names):
@@ -179,13 +174,54 @@ def _checks(
     return found
 
 
-def check_weights(names: Sequence[str], table: pl.DataFrame, n: int) -> None:
-    """Refuse policies that agree with no row: `names` in the order of the weight columns. Raises `SupportError`."""
-    for k, name in enumerate(names):
-        if table[f"w{k}_sum"].sum() == 0:
-            msg = message(
-                f"no logged decision agrees with policy {name!r}: all {n:,} weights are 0",
+def _ranges(policies: Sequence[Policy]) -> dict[str, nw.Expr]:
+    """Least and largest value and number of values of every policy's column: far cheaper than a test of each row."""
+    facts: dict[str, nw.Expr] = {}
+    for k, policy in enumerate(policies):
+        if isinstance(policy, LoggedColumn):
+            p = nw.col(policy.column)
+            facts |= {f"least{k}": p.min(), f"most{k}": p.max(), f"given{k}": p.count()}
+    return facts
+
+
+def _check_ranges(log: Rounds, policies: Sequence[Policy], table: pl.DataFrame) -> None:
+    """Refuse a policy's column that holds no probabilities; only then are its rows counted. Raises `LogError`."""
+    for k, policy in enumerate(policies):
+        if not isinstance(policy, LoggedColumn):
+            continue
+        least, most = (table[name].drop_nulls() for name in (f"least{k}", f"most{k}"))
+        given, mass = table[f"given{k}"].sum(), table[f"w{k}_sum"].sum()
+        inside = least.len() and least.min() >= 0 and most.max() <= 1 + TOLERANCE  # type: ignore[operator]
+        if inside and given == log.n and math.isfinite(mass):
+            continue
+        p = nw.col(policy.column).cast(nw.Float64)
+        # p - p, as DuckDB answers comparisons and isnan from a file's statistics, which leave NaN out
+        outside = p.is_null() | ~(p - p == 0) | ~((p >= 0) & (p <= 1 + TOLERANCE))
+        count = int(collect(log.frame.select(outside.cast(nw.Float64).sum().alias("rows"))).item())
+        if count:
+            msg = f"policy {policy.name!r} gives no probability in {count:,} of {log.n:,} rows"
+            raise LogError(message(msg, expected="numbers in [0, 1]"))
+
+
+def supported(table: BucketTable, n: int, *, record: bool) -> BucketTable:
+    """The table without the cells of policies that agree with no row, which are dropped with their reason if `record`.
+
+    Raises `SupportError` for the first of them without `record`, or when nothing is left.
+    """
+    reasons: dict[int, str] = {}
+    for cell in table.cells:
+        if cell.weighted and cell.weights not in reasons and table.frame[f"w{cell.weights}_sum"].sum() == 0:
+            reasons[cell.weights] = message(
+                f"no logged decision agrees with policy {cell.policy!r}: all {n:,} weights are 0",
                 expected="some logged decision that the policy would also make",
                 hint="use a policy closer to the log, or the direct method (DM)",
             )
-            raise SupportError(msg)
+    if not reasons:
+        return table
+    gone = [c for c in table.cells if c.weighted and c.weights in reasons]
+    kept = tuple(c for c in table.cells if c not in gone)
+    if not record or not kept:
+        raise SupportError(next(iter(reasons.values())))
+    found = {(c.policy, c.reward): reasons[c.weights] for c in gone}
+    more = tuple({"policy": p, "reward": r, "reason": reason} for (p, r), reason in found.items())
+    return replace(table, cells=kept, dropped=(*table.dropped, *more))

@@ -143,14 +143,16 @@ def evaluate(
             for found in (q or {}).values():
                 if isinstance(found, ColumnPredictions) and any(e.needs_model for e in chosen):
                     found.check(log, made)
-            table = scan_log(log, made, chosen, names, segmented, q=q, sums_only=sums_only)
+            kept = {"sums_only": sums_only, "record": on_error == "record"}
+            table = scan_log(log, made, chosen, names, segmented, q=q, **kept)
             return _derived(table, **settings)
     _refuse_columns(q, sums_only)
     if streamed or (streamed is None and log.n > ROWS_AS_ARRAYS and bounds is None and not q):
         if streamable(log, chosen) and bounds is None and not q:
-            kept = [p if p == BEST_FIXED else _made(p, log, {}, rng=rng) for p in policies]
-            fit = {"model": model, "folds": folds, "rng": rng, "progress": progress}
-            return _derived(scan_streamed(log, kept, chosen, names, segmented, **fit), **settings)
+            streams = [p if p == BEST_FIXED else _made(p, log, {}, rng=rng) for p in policies]
+            fit: dict[str, Any] = {"model": model, "folds": folds, "rng": rng, "progress": progress}
+            fit["record"] = on_error == "record"
+            return _derived(scan_streamed(log, streams, chosen, names, segmented, **fit), **settings)
         if streamed:
             msg = message(
                 "this question cannot be answered batch by batch",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from counterlog.core.array_scan import ArrayScan
 from counterlog.core.buckets import UNITS_A_BUCKET, BucketTable
 from counterlog.core.crossfit import FoldModels, Predict, action_features, fit_folds, folds_of, make_model
-from counterlog.core.engine_scan import check_weights
+from counterlog.core.engine_scan import supported
 from counterlog.core.engines import batches, scans
 from counterlog.core.estimators import Estimator
 from counterlog.core.features import Encoder
@@ -64,12 +64,13 @@ def scan_streamed(
     rng: int = 0,
     sample: int = SAMPLE,
     batch: int = BATCH,
+    record: bool = False,
     progress: Progress | None = None,
 ) -> BucketTable:
     """The same table as `ArrayScan`'s over the whole log, from batches of `batch` rows.
 
     Its reward models are fitted on about `sample` rows; on all of them when the log has no more.
-    Raises `SupportError` when a policy agrees with no row of the log.
+    Raises `SupportError` when a policy agrees with no row of the log, unless `record` drops it with that reason.
     """
     say = progress or (lambda _text, _share: None)
     learnt = learn(log, policies, estimators, rewards, model=model, folds=folds, rng=rng, sample=sample,
@@ -90,10 +91,7 @@ def scan_streamed(
         total = table if total is None else total + table
         say("estimating", 0.5 + 0.5 * (part.first_row + part.n) / log.n)
     assert total is not None  # a log has rows
-    weighted = {c.weights: c.policy for c in total.cells if c.weighted}
-    for k, name in weighted.items():
-        check_weights([name], total.frame.select(pl.col(f"w{k}_sum").alias("w0_sum")), log.n)
-    return total
+    return supported(total, log.n, record=record)
 
 
 def _few_units(log: Rounds) -> bool | None:

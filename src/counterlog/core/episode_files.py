@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,12 @@ def read_episodes(path: str | os.PathLike[str]) -> Episodes:
     place = Path(path)
     if place.is_dir():
         return read_lerobot(place) if any(place.glob("data/**/*.parquet")) else read_minari(place)
-    readers = {".npz": Episodes.from_npz, ".hdf5": read_d4rl, ".h5": read_d4rl, ".parquet": read_lerobot}
+    readers: dict[str, Callable[[Path], Episodes]] = {
+        ".npz": Episodes.from_npz,
+        ".hdf5": read_d4rl,
+        ".h5": read_d4rl,
+        ".parquet": read_lerobot,
+    }
     if place.suffix not in readers or not place.exists():
         msg = message(
             f"{os.fspath(path)!r} is no log of trajectories",

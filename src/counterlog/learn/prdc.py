@@ -104,6 +104,13 @@ def borrowed_action(logged: Tensor, distance: Tensor, mode: str, temperature: fl
     return (torch.softmax(-distance / temperature, dim=1)[..., None] * logged).sum(dim=1)
 
 
+def rows_of(batch: Batch) -> Tensor:
+    """(seeds b,) row numbers in the log. Raises `ConfigError` for a batch that was not drawn from it."""
+    if batch.index is None:
+        raise ConfigError(message("a batch without row numbers", hint="draw it with Transitions.batch"))
+    return batch.index.reshape(-1)
+
+
 class PRDC(TD3BC):
     """Policy regularisation with a dataset constraint."""
 
@@ -142,7 +149,7 @@ class PRDC(TD3BC):
         if not bool(action.isfinite().all()):
             msg = message(f"the policy's actions are not finite at update {self.updates}")
             raise ConvergenceError(message(msg, hint="lower lr, or scale the rewards"))
-        found = self.index.of_rows(batch.index.reshape(-1), action.detach().flatten(0, 1), c.k)
+        found = self.index.of_rows(rows_of(batch), action.detach().flatten(0, 1), c.k)
         distance = found.squared.sqrt()
         target = borrowed_action(self.actions[found.row], distance, c.k_mode, c.temperature).view_as(action)
         q = self.critic.first(batch.state, action)
@@ -170,7 +177,7 @@ class PRDC(TD3BC):
         return (found.squared[:, 0].view_as(own) >= own * (1 - 1e-6)).float()
 
     def _warn_of_selves(self, batch: Batch, action: Tensor) -> None:
-        rows, acts = batch.index.reshape(-1)[:100], action.flatten(0, 1)[:100]
+        rows, acts = rows_of(batch)[:100], action.flatten(0, 1)[:100]
         lower = float(self.index.losing_betas(rows, acts).quantile(WANTED_SELF))
         warnings.warn(
             f"at beta = {self.config.beta:g} the nearest pair is the row itself in more than {ALWAYS_SELF:.0%} "

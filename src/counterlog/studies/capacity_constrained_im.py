@@ -134,6 +134,7 @@ def by_method(cells: list[Cell]) -> list[dict[str, Any]]:
     rows = []
     for key in keys:
         mine = [c for c in cells if (c.network, c.model, c.k, c.method) == key]
+        # rules without a certificate have no ratio
         values, ratio = [c.spread for c in mine], float(np.mean([c.ratio for c in mine]))
         rows.append(
             {
@@ -146,7 +147,7 @@ def by_method(cells: list[Cell]) -> list[dict[str, Any]]:
                 "most": max(values),
                 "distinct seeds": float(np.mean([c.seeds for c in mine])),
                 "cpu ms": 1e3 * float(np.mean([c.seconds for c in mine])),
-                "certified ratio": None if np.isnan(ratio) else ratio,  # rules without a certificate have none
+                "certified ratio": None if np.isnan(ratio) else ratio,
                 "sets": float(np.mean([c.sets for c in mine])),
             }
         )

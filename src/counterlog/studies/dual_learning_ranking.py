@@ -80,7 +80,7 @@ def harvested(pop: Population, model: PositionBased, rng: int) -> Any:
 
 def joined(first: Clicks, second: Clicks) -> Clicks:
     """Two logs of the same items as one."""
-    both = {n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in JOINED}
+    both: dict[str, Any] = {n: np.concatenate([getattr(first, n), getattr(second, n)]) for n in JOINED}
     return replace(first, offsets=np.concatenate([first.offsets, second.offsets[1:] + first.n]), **both)
 
 

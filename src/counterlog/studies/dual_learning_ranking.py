@@ -125,7 +125,8 @@ def at(score: Any, judged: Judged, k: int) -> float:
 def row(method: str, cells: list[dict[str, float]]) -> dict[str, Any]:
     """Means over seeds, and the spread of nDCG@10."""
     names = list(cells[0])
-    out: dict[str, Any] = {"method": method, **{n: float(np.mean([c[n] for c in cells])) for n in names}}
+    means = {n: float(np.mean([c[n] for c in cells])) for n in names}
+    out: dict[str, Any] = {"method": method, **{n: None if np.isnan(m) else m for n, m in means.items()}}
     return out | {"nDCG@10 sd": float(np.std([c["nDCG@10"] for c in cells]))}
 
 

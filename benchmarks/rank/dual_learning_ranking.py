@@ -113,7 +113,7 @@ def metric(lists=100_000):
 
 
 def memory():
-    """Added peak memory (MB) of a stream of logs: 20 parts of 10,000 lists, and 80 parts."""
+    """Added peak memory (MB) of a stream of logs: 20 parts of 10,000 lists, then 60 more parts."""
     population = simulated_queries(0)
     first = population.log(10_000)
     learner = DualLearner(first, DualLearningRankingConfig(), rng=0)

@@ -26,7 +26,9 @@ def read_episodes(path: str | os.PathLike[str]) -> Episodes:
         ".h5": read_d4rl,
         ".parquet": read_lerobot,
     }
-    if place.suffix not in readers or not place.exists():
+    if not place.exists():
+        raise LogError(message(f"there is no file or folder {os.fspath(path)!r}"))
+    if place.suffix not in readers:
         msg = message(
             f"{os.fspath(path)!r} is no log of trajectories",
             expected=f"a file ending in {', '.join(readers)}, or a Minari or LeRobot folder",

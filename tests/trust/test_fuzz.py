@@ -56,9 +56,17 @@ INTERNAL = (
     "literal",
     "len",
     "index",
+    "w0",
+    "q0",
+    "v1",
+    "t0_mean",
+    "w0_sum",
+    "__row",
+    "__bucket",
+    "__key",
 )
 INTERNAL += ("row", "reward", "share")
-RESERVED = ("w0", "q0", "v1", "t0_mean", "w0_sum", "__row", "__bucket", "__key")
+RESERVED = ("__counterlog_w0", "__counterlog_row", "__counterlog_")
 PATTERNS = ("*", "^.*$", "^click$")
 
 
@@ -244,8 +252,7 @@ for part in ("action", "reward", "propensity", "context", "unit", "time", "segme
     for text in INTERNAL:
         attack(f"{part} column is called {text}", "harmless", named(part, text))
     for text in RESERVED:
-        fine = part in ("context", "time", "delay")
-        attack(f"{part} column is called {text}", "harmless" if fine else "refused", named(part, text))
+        attack(f"{part} column is called {text}", "refused", named(part, text))
     for text in PATTERNS:
         attack(f"{part} column is called the pattern {text}", "refused", named(part, text))
     attack(f"{part} column has an empty name", "either", named(part, ""))

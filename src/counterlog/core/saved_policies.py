@@ -80,7 +80,7 @@ class SoftmaxPolicy(Policy):
         return write_whole(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
+        """What `save` writes. Actions that are decimals are written as the floats that equal them."""
         from safetensors.numpy import save
 
         tensors: dict[str, Floats] = {}
@@ -98,7 +98,7 @@ class SoftmaxPolicy(Policy):
             "explore": self.explore,
             "origin": self.origin,
         }
-        written: bytes = save(tensors, metadata={FORMAT: json.dumps(content)})
+        written: bytes = save(tensors, metadata={FORMAT: json.dumps(content, default=float)})
         return written
 
 

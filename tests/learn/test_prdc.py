@@ -235,7 +235,7 @@ def test_on_a_noisy_controllers_log_it_earns_more_than_td3_bc() -> None:
 
 
 def test_it_says_when_it_is_td3_bc_and_which_beta_is_not() -> None:
-    learner = started(PRDCConfig(beta=50.0, **SMALL))
+    learner = started(PRDCConfig(beta=1e4, **SMALL))
     learner.updates = 499
     with pytest.warns(EpisodeWarning, match=r"PRDC is TD3\+BC here. Lower beta \(at \d"):
         learner.update(learner.draw())

@@ -265,6 +265,9 @@ def test_minari_episodes_have_one_observation_more_than_actions():
         truncations=[False, True],
         infos=None,
     )
-    log = read_minari(types.SimpleNamespace(iterate_episodes=lambda: iter([episode, episode])))
+    space = types.SimpleNamespace(n=2)
+    log = read_minari(
+        types.SimpleNamespace(iterate_episodes=lambda: iter([episode, episode]), action_space=space)
+    )
     assert log.state[:2].tolist() == [[0, 1, 0], [2, 3, 1]] and log.final_state[0].tolist() == [4, 5, 2]
     assert log.lengths.tolist() == [2, 2] and log.terminated.tolist() == [0, 1, 0, 1]

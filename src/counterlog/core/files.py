@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from counterlog.core.errors import CounterlogError, message
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
@@ -34,6 +39,13 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
         )
         raise CounterlogError(msg) from cause
     return target
+
+
+def write_parquet(path: str | os.PathLike[str], frame: pl.DataFrame) -> Path:
+    """Write a Polars frame as Parquet, whole or not at all."""
+    stream = io.BytesIO()
+    frame.write_parquet(stream)
+    return write_whole(path, stream.getvalue())
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

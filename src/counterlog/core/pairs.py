@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from counterlog.core.errors import LogError, first_rows, message
-from counterlog.core.files import write_whole
+from counterlog.core.files import write_parquet, write_whole
 from counterlog.core.rollouts import EncodedRollouts, Rollouts
 from counterlog.core.text_logs import TEXT, fingerprint, kind_of, need_columns, open_text_log
 
@@ -73,14 +73,9 @@ class Pairs:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write Parquet, or JSONL when the name ends so; whole or not at all."""
-        import io
-
-        stream = io.BytesIO()
         if str(path).endswith((".jsonl", ".ndjson")):
-            self.table.write_ndjson(stream)
-        else:
-            self.table.write_parquet(stream)
-        return write_whole(path, stream.getvalue())
+            return write_whole(path, self.table.write_ndjson())
+        return write_parquet(path, self.table)
 
     def as_rollouts(self) -> Rollouts:
         """Two rows a pair, the chosen one first, reward 1 and 0, the pair as group."""

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from counterlog.core.errors import LogError, first_rows, message
-from counterlog.core.files import write_whole
+from counterlog.core.files import write_parquet, write_whole
 from counterlog.core.text_logs import (
     TOKENS,
     completion_texts,
@@ -164,14 +164,9 @@ class Rollouts:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write Parquet, or JSONL when the name ends so; whole or not at all."""
-        import io
-
-        stream = io.BytesIO()
         if str(path).endswith((".jsonl", ".ndjson")):
-            self.table.write_ndjson(stream)
-        else:
-            self.table.write_parquet(stream)
-        return write_whole(path, stream.getvalue())
+            return write_whole(path, self.table.write_ndjson())
+        return write_parquet(path, self.table)
 
     def encode(self, tokenizer: Any, *, vocabulary: int, longest: int | None = None) -> EncodedRollouts:
         """The log as token numbers. `longest` cuts responses. Raises `LogError` for tokens that the model lacks and

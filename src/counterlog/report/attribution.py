@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from counterlog.core.errors import ConfigError, LogError, message
-from counterlog.core.files import sha256, write_whole
+from counterlog.core.files import sha256, write_parquet, write_whole
 from counterlog.core.labelled_tables import labels, numbers, read_table, require_columns
 from counterlog.core.results import Result
 from counterlog.core.saved_trees import SavedTrees, load_trees, read_saved
@@ -134,16 +134,8 @@ class Attribution:
         write_whole(out / "run.json", json.dumps({**run, "data": r.data, "seconds": r.seconds}, indent=1))
         r.save(out / "result.json")
         for name, frame in (("scores.parquet", self.rows), ("ends.parquet", self.ends)):
-            write_whole(out / name, _parquet(frame))
+            write_parquet(out / name, frame)
         return write_whole(out / "report.html", r.html())
-
-
-def _parquet(frame: pl.DataFrame) -> bytes:
-    import io
-
-    stream = io.BytesIO()
-    frame.write_parquet(stream)
-    return stream.getvalue()
 
 
 def attribute(

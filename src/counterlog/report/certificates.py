@@ -12,7 +12,7 @@ import polars as pl
 from counterlog.audit.certified_predictions import Certificates
 from counterlog.audit.run_off_election import RunOffElection, RunOffElectionConfig
 from counterlog.core.errors import ConfigError, LogError, message
-from counterlog.core.files import sha256, write_whole
+from counterlog.core.files import sha256, write_parquet, write_whole
 from counterlog.core.labelled_tables import labels, read_table, require_columns
 from counterlog.core.study import Clock, versions
 
@@ -85,15 +85,12 @@ def certify_tables(
 
 
 def _write(found: Certificates, out: Path, made: list[tuple[str, str]]) -> None:
-    import io
     import json
 
     from counterlog.report.certificates_page import page
 
-    stream = io.BytesIO()
-    found.to_frame().write_parquet(stream)
     write_whole(out / "run.json", json.dumps(dict(made), indent=1))
-    write_whole(out / "certificates.parquet", stream.getvalue())
+    write_parquet(out / "certificates.parquet", found.to_frame())
     found.save(out / "result.json")
     write_whole(out / "report.html", page(found, made))
 

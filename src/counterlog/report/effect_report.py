@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from counterlog.core.files import write_whole
+from counterlog.core.files import write_parquet, write_whole
 from counterlog.core.results import show
 from counterlog.core.units import Units
 from counterlog.estimate.invalid_iv_result import InvalidIVEstimate
@@ -168,7 +168,7 @@ def write(found: InvalidIVEstimate, units: Units, folder: Path, command: str, rn
     run["data"] = {"rows": units.n, "sha256": units.fingerprint}
     write_whole(folder / "run.json", json.dumps(run, indent=1))
     found.save(folder / "result.json")
-    found.summary_frame().write_parquet(folder / "result.parquet")
+    write_parquet(folder / "result.parquet", found.summary_frame())
     parts = sections(found, units, command, made_by)
     page = render_sections(
         parts, title="Effect report", about=about, heading="Verdict", verdict=verdict(found)

@@ -5,7 +5,6 @@ The scores are `counterlog.trace.text_model.trace_text_model`'s (EK-FAC); here t
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from counterlog.core.errors import ConfigError, message
-from counterlog.core.files import sha256, write_whole
+from counterlog.core.files import sha256, write_parquet, write_whole
 from counterlog.core.study import Clock, versions
 from counterlog.report.blocks import Section, grid
 from counterlog.report.page import render_sections
@@ -66,17 +65,13 @@ class LanguageAttribution:
         """Write the run folder; the page comes last, and its path is returned."""
         import polars as pl
 
-        out, stream = Path(folder), io.BytesIO()
-        self.report.to_frame().write_parquet(stream)
+        out = Path(folder)
         write_whole(out / "run.json", json.dumps(dict(self.made), indent=1))
         self.report.save(out / "result.json")
-        write_whole(out / "ends.parquet", stream.getvalue())
+        write_parquet(out / "ends.parquet", self.report.to_frame())
         if self.report.self_influence:
-            stream = io.BytesIO()
-            pl.DataFrame({"self_influence": self.report.self_influence}).with_row_index("row").write_parquet(
-                stream
-            )
-            write_whole(out / "scores.parquet", stream.getvalue())
+            scores = pl.DataFrame({"self_influence": self.report.self_influence}).with_row_index("row")
+            write_parquet(out / "scores.parquet", scores)
         return write_whole(out / "report.html", self.html())
 
 

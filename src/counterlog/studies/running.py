@@ -53,9 +53,7 @@ def fit_system(
             hint="counterlog systems --question learn",
         )
         raise ConfigError(msg)
-    kind = class_with_verb(found)
-    settings = _settings(found, kind.__name__, config, options)
-    learner = kind(settings) if settings is not None else kind()
+    learner = _configured(found, config, options)
     result = getattr(learner, found.verb)(log, rng=rng)
     policy = getattr(result, "policy", result)
     if not hasattr(policy, "save"):
@@ -87,9 +85,7 @@ def fit_episodes(
     last record of each seed and the path of the policies.
     """
     found = card(slug)
-    kind = class_with_verb(found)
-    settings = _settings(found, kind.__name__, config, options)
-    learner = kind(settings) if settings is not None else kind()
+    learner = _configured(found, config, options)
     low, high = bounds or (None, None)
     policy = learner.fit(log, rng=rng, low=low, high=high, folder=folder, progress=progress)
     saved: Path = policy.save(out)
@@ -104,6 +100,11 @@ def click_learner(slug: str, *, config: Path | None, options: Sequence[str]) -> 
     if found.question != "rank" or "Clicks" not in found.data:
         msg = message(f"{slug!r} learns no ranker from clicks", hint="counterlog systems --data Clicks")
         raise ConfigError(msg)
+    return _configured(found, config, options)
+
+
+def _configured(found: Card, config: Path | None, options: Sequence[str]) -> Any:
+    """The system of a card, with parameters from a TOML file and, over them, from options."""
     kind = class_with_verb(found)
     settings = _settings(found, kind.__name__, config, options)
     return kind(settings) if settings is not None else kind()

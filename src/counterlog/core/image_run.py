@@ -33,7 +33,7 @@ from counterlog.core.run_folder import MODEL, RESULT, RunFolder
 from counterlog.core.study import versions
 from counterlog.core.text_logs import need_columns, open_text_log
 from counterlog.core.tuning_loop import Progress, make_accelerator, run_loop
-from counterlog.core.tuning_result import Tuned, TuningReport
+from counterlog.core.tuning_result import Tuned, TuningReport, side_by_side
 
 AVERAGED = "averaged"
 
@@ -126,7 +126,7 @@ def tune_on_images(
         n=trainee.watch.rows,
         rng=rng,
         metrics=tuple(metrics),
-        samples=_side_by_side(before, _shown(trainee)),
+        samples=side_by_side(before, _shown(trainee), "image"),
         off_policy=trainee.watch.report(),
         notes=tuple(_notes(config, trainee)),
     )
@@ -205,19 +205,6 @@ def png(image: Tensor) -> str:
     held = io.BytesIO()
     picture.save(held, format="PNG")
     return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
-
-
-def _side_by_side(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        {
-            "prompt": b["prompt"],
-            "before": b["image"],
-            "after": a["image"],
-            "reward_before": b["reward"],
-            "reward_after": a["reward"],
-        }
-        for b, a in zip(before, after, strict=True)
-    )
 
 
 def _notes(config: ImageConfig, trainee: ImageTrainee) -> list[str]:

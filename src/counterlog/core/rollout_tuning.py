@@ -49,7 +49,7 @@ from counterlog.core.token_batches import TokenBatch
 from counterlog.core.token_logprobs import TokenLogProbs
 from counterlog.core.token_losses import aggregate, log_ratio
 from counterlog.core.tuning_loop import Progress, Record, make_accelerator, run_loop
-from counterlog.core.tuning_result import Tuned, TuningReport
+from counterlog.core.tuning_result import Tuned, TuningReport, side_by_side
 
 DISTANCE = {"no": 1e-3, "bf16": 2e-2, "fp16": 1e-2}  # mean |ratio - 1| that rounding explains
 
@@ -288,7 +288,7 @@ def tune_on_rollouts(
         n=trainee.watch.rows,
         rng=rng,
         metrics=tuple(metrics),
-        samples=_side_by_side(before, _answers(found, asked, rewards, config, rng)),
+        samples=side_by_side(before, _answers(found, asked, rewards, config, rng), "answer"),
         off_policy=trainee.watch.report(),
         notes=tuple(_notes(config, trainee)),
     )
@@ -414,19 +414,6 @@ def _shown(prompt: Any) -> str:
     if prompt and isinstance(prompt[0], dict):
         return "\n".join(f"{t['role']}: {t['content']}" for t in prompt)
     return " ".join(map(str, prompt))
-
-
-def _side_by_side(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        {
-            "prompt": b["prompt"],
-            "before": b["answer"],
-            "after": a["answer"],
-            "reward_before": b["reward"],
-            "reward_after": a["reward"],
-        }
-        for b, a in zip(before, after, strict=True)
-    )
 
 
 def _notes(config: RolloutConfig, trainee: RolloutTrainee) -> list[str]:

@@ -106,3 +106,19 @@ class Tuned:
             self.tokenizer.save_pretrained(target)
         self.report.save(target / "tuning-report.json")
         return target
+
+
+def side_by_side(
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], shown: str
+) -> tuple[dict[str, Any], ...]:
+    """The samples of a report from what was `shown` (a key) to each prompt before and after, with their rewards."""
+    return tuple(
+        {
+            "prompt": b["prompt"],
+            "before": b[shown],
+            "after": a[shown],
+            "reward_before": b["reward"],
+            "reward_after": a["reward"],
+        }
+        for b, a in zip(before, after, strict=True)
+    )

@@ -119,6 +119,20 @@ def test_on_a_pendulum_all_three_hold_the_true_value():
         assert e.lo < true.mean() < e.hi, e.estimator
 
 
+def test_networks_stand_beside_the_other_trajectory_estimators(monkeypatch, log):
+    from counterlog.estimate import neural_marginal_weights as module
+    from counterlog.estimate.trajectories import evaluate_trajectories
+
+    small = {k: v for k, v in SMALL.items() if k != "gamma"}
+    kind = module.NeuralMarginalWeightsConfig
+    monkeypatch.setattr(module, "NeuralMarginalWeightsConfig", lambda **given: kind(**{**small, **given}))
+    policies = {"a": TablePolicy(TARGET), "b": TablePolicy(LOGGING)}
+    found = evaluate_trajectories(log, policies, ("DM", "NFQE", "NDR"), gamma=0.9)
+    assert [(e.policy, e.estimator) for e in found] == [(p, e) for p in "ab" for e in ("DM", "NFQE", "NDR")]
+    for linear, *networks in (found[:3], found[3:]):
+        assert all(e.value == pytest.approx(linear.value, rel=0.03) for e in networks)
+
+
 def test_same_rng_same_weights_and_one_policy_of_a_class(log):
     c = NeuralMarginalWeightsConfig(**{**SMALL, "steps": 30})
     one, two = (NeuralDR(c).estimate(log, TablePolicy(TARGET), rng=5) for _ in range(2))

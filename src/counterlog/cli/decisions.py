@@ -38,6 +38,22 @@ from counterlog.cli.log_options import (
     split,
 )
 from counterlog.cli.printing import command_line, content, print_json, print_line, print_table, progress
+from counterlog.cli.trajectories import (
+    Bounds,
+    Gamma,
+    Learners,
+    Quick,
+    Seeds,
+    State,
+    Step,
+    Steps,
+    Terminated,
+    Trajectory,
+    Truncated,
+    Truth,
+    is_trajectories,
+    report_trajectories,
+)
 from counterlog.core.errors import ConfigError, message
 
 
@@ -61,11 +77,32 @@ def report(
     level: Level = 0.95,
     model: Model = "boosting",
     rng: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the page and its data.")] = Path("counterlog-report"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the page and its data; a page's name for trajectories.")
+    ] = Path("counterlog-report"),
+    trajectory: Trajectory = None,
+    step: Step = None,
+    state: State = None,
+    terminated: Terminated = None,
+    truncated: Truncated = None,
+    gamma: Gamma = None,
+    bounds: Bounds = None,
+    learners: Learners = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    quick: Quick = False,
+    truth: Truth = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a decision log into one page: a verdict with intervals, a better policy, and the reasons."""
+    """Turn a log into one page: a verdict with intervals, a better policy, and the reasons.
+
+    LOG is a decision log, or trajectories: a Minari or LeRobot folder, a .npz, .hdf5 or .parquet file of them, or a
+    table with --trajectory, --step, --state and --action. From trajectories, policies are learnt and valued.
+    """
+    if is_trajectories(options := dict(locals())):
+        report_trajectories(options)
+        return
     from counterlog.report.decision_report import build
 
     rounds = read_log(locals())

@@ -48,6 +48,7 @@ from counterlog.core.policy_rows import LOGGED, Halves
 from counterlog.core.results import Estimate
 from counterlog.core.stacked_nets import ACTIVATIONS, Descent, StackedMLP, StackedTensors
 from counterlog.core.training_loop import Metrics, run_training
+from counterlog.core.trajectory_terms import NEURAL
 from counterlog.estimate.marginal_weights import DICE
 from counterlog.estimate.neural_fitted_q import (
     FittedValues,
@@ -60,7 +61,6 @@ from counterlog.estimate.neural_fitted_q import (
 )
 
 Floats = NDArray[np.float64]
-NEURAL = ("NFQE", "NMIS", "NDR")
 FEWEST = 10  # effective trajectories below which weights are not believed
 BLOCK = 20_000
 SHIFT = math.log(math.expm1(1.0))  # softplus(SHIFT) = 1: weights begin at 1
@@ -375,3 +375,14 @@ def neural_estimates(pieces: NeuralPieces, estimators: Sequence[str] = NEURAL) -
             else:
                 raise ConfigError(message(f"{name!r} is no neural estimator", expected=", ".join(NEURAL)))
     return tuple(found)
+
+
+def estimates_by_networks(
+    log: Episodes, policies: Mapping[str, Any], names: Sequence[str], settings: Any, *, rng: int = 0
+) -> dict[tuple[str, str], Estimate]:
+    """By (policy, name), at the discount, truncation, time and level of `settings` (a `TrajectoriesConfig`)."""
+    c = NeuralMarginalWeightsConfig(
+        gamma=settings.gamma, truncation=settings.truncation, time=settings.time, level=settings.level
+    )
+    found = neural_estimates(NeuralMarginalWeights(c).fit(log, policies, rng=rng), names)
+    return {(e.policy, e.estimator): e for e in found}

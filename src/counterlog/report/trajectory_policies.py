@@ -196,10 +196,9 @@ def away_from_log(log: Episodes, policy: Any, *, low: Any, high: Any, rng: int) 
 
     def nearest(points: Any) -> Floats:
         far, near = tree.query(points, k=min(4 * NEAREST, len(rows)))
-        far = np.where(owner[near] == owner[asked][:, None], np.inf, far).min(axis=1)
-        return np.where(
-            np.isfinite(far), far, np.nanmax(np.where(np.isfinite(far), far, np.nan), initial=0.0)
-        )
+        own = owner[near] == owner[asked][:, None]
+        least = np.asarray(np.where(own, np.inf, far), np.float64).min(axis=1)
+        return np.asarray(np.minimum(least, least[np.isfinite(least)].max(initial=0.0)), np.float64)
 
     usual = np.quantile(nearest(logged[asked]), 0.95)
     return float((nearest(acted) > usual).mean())

@@ -152,7 +152,7 @@ def default_gamma(log: Episodes) -> float:
     """0.99, or so that 1% of the discounted time of the longest trajectory lies after its cut."""
     if not log.truncated.any():
         return LONGEST_GAMMA
-    return min(LONGEST_GAMMA, round(AFTER_CUT ** (1 / int(log.lengths.max())), 3))
+    return min(LONGEST_GAMMA, round(float(AFTER_CUT ** (1 / int(log.lengths.max()))), 3))
 
 
 def build_trajectories(

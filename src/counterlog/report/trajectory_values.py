@@ -134,10 +134,9 @@ class Valued:
             ess = sum(float(np.mean([p.ess[j] for j in self.groups[i][1]])) for p in self.pieces)
             drift = max(self._drift(i, k) for k in range(len(self.pieces)))
             enough = ess >= FEWEST
-            reason = (
-                "" if settled else "the networks had not settled"
-            )  # (5) of the weights corrects what is left
+            reason = "" if drift <= 1 else UNSETTLED
             lack = "" if enough else f"the weights rest on {ess:.1f} trajectories, below {FEWEST}"
+            lack = lack or ("" if drift <= CORRECTED else UNSETTLED)
             value, ends = mean_ratio_interval(units[i], level=level)
             own = name == BASELINE and self.tail <= TAIL
             main = Estimate(

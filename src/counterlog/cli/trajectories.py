@@ -23,7 +23,7 @@ Step = Annotated[str | None, typer.Option(help="Trajectories in a table: column 
 State = Annotated[
     str | None,
     typer.Option(
-        help="Trajectories in a table: columns of the state, separated by commas; one column of codes."
+        help="Trajectories in a table: columns of the state, 'x,y' or 'x,'; 'x' alone is a column of codes."
     ),
 ]
 Terminated = Annotated[str | None, typer.Option(help="Trajectories in a table: column, the task ended here.")]
@@ -74,13 +74,12 @@ FILES = (".npz", ".hdf5", ".h5")
 
 def is_trajectories(options: dict[str, Any]) -> bool:
     """Whether the options describe a log of trajectories. Raises `ConfigError` for options of the other kind of log."""
-    path = options["log"]
+    path, unnamed = options["log"], options["action"] is None and not options["reward"]
     given = [flag for name, flag in OWN.items() if options.get(name) not in (None, False)]
     found = path is not None and (
         options.get("trajectory") is not None
-        or Path(path).is_dir()
         or Path(path).suffix in FILES
-        or (Path(path).suffix == ".parquet" and options["action"] is None and not options["reward"])
+        or (unnamed and (Path(path).is_dir() or Path(path).suffix == ".parquet"))
     )
     if given and not found:
         hint = "a table of trajectories needs --trajectory, --step, --state and --action"
@@ -106,14 +105,14 @@ def read_trajectories(options: dict[str, Any]) -> Episodes:
     missing = [OWN.get(k, f"--{k}") for k in ("step", "state", "action", "reward") if not options[k]]
     if missing:
         raise ConfigError(message(f"a table of trajectories needs {missing[0]}"))
-    states, actions = split(options["state"]), split(options["action"])
+    state, action = (split(options[k]) if "," in options[k] else options[k] for k in ("state", "action"))
     units = [u.partition("=")[2] for u in options["reward_unit"] or ()]
     return Episodes.from_table(
         options["log"],
         trajectory=options["trajectory"],
         t=options["step"],
-        state=states[0] if len(states) == 1 else states,
-        action=actions[0] if len(actions) == 1 else actions,
+        state=state,
+        action=action,
         reward=options["reward"][0],
         propensity=options["propensity"],
         terminated=options["terminated"],

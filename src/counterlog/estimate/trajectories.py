@@ -261,9 +261,6 @@ def _weights(candidate: Candidate, form: Form, c: TrajectoriesConfig) -> Weights
     return lagged_weights(log_ratio, marginal, offsets, c.lag, c.lag + 1)
 
 
-# many policies, many estimators
-
-
 def shared_log(
     log: Episodes, config: TrajectoriesConfig, *, features: Features | None = None, rng: int = 0
 ) -> SharedLog:

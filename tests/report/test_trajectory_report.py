@@ -216,6 +216,19 @@ def test_a_log_of_discrete_actions_has_its_report(tmp_path):
     log = mdp.sample(np.full((2, 2), 0.5), 60, 12, rng=0)
     found = build_trajectories(log, TrajectoryReportConfig(**{**SMALL.to_dict(), "learners": ()}))
     assert [p.name for p in found.policies] == ["bc", "bc-best"] and found.html()
+    ratios = [e for e in found.estimates if e.estimator == "SNPDIS"]
+    assert [e.policy for e in ratios] == ["bc", "bc-best"]
+    assert all((e.valid and e.lo <= e.value <= e.hi) or e.reason for e in ratios)
+
+
+def test_references_give_quality_and_coverage(log):
+    from counterlog.report.trajectory_report import audited
+
+    rows, _, _ = audited(log, 0, reference=log, random=-1200.0, best=-150.0)
+    by_name = {r["measure"]: r["value"] for r in rows}
+    assert by_name["TQ"] == pytest.approx((log.returns().mean() + 1200) / 1050)
+    assert by_name["SACo"] == pytest.approx(1.0)
+    assert "The audit refused" in audited(log, 0, random=5.0, best=1.0)[2]
 
 
 def test_what_a_report_cannot_do_is_refused(log):

@@ -39,10 +39,13 @@ from counterlog.cli.log_options import (
 )
 from counterlog.cli.printing import command_line, content, print_json, print_line, print_table, progress
 from counterlog.cli.trajectories import (
+    BestReturn,
     Bounds,
     Gamma,
     Learners,
     Quick,
+    RandomReturn,
+    Reference,
     Seeds,
     State,
     Step,
@@ -92,6 +95,9 @@ def report(
     seeds: Seeds = None,
     quick: Quick = False,
     truth: Truth = None,
+    reference: Reference = None,
+    random_return: RandomReturn = None,
+    best_return: BestReturn = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -43,6 +43,16 @@ Truth = Annotated[
         "values by policy ('logged' is what was done)."
     ),
 ]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="Trajectories: a varied log of the same task, to measure coverage (SACo) by."),
+]
+RandomReturn = Annotated[
+    float | None, typer.Option(help="Trajectories: mean return of a random policy, for the quality TQ.")
+]
+BestReturn = Annotated[
+    float | None, typer.Option(help="Trajectories: mean return of the best known policy, for the quality TQ.")
+]
 OWN = {
     "trajectory": "--trajectory",
     "step": "--step",
@@ -56,6 +66,9 @@ OWN = {
     "seeds": "--seeds",
     "quick": "--quick",
     "truth": "--truth",
+    "reference": "--reference",
+    "random_return": "--random-return",
+    "best_return": "--best-return",
 }
 FOREIGN = {
     "context": "--context",
@@ -123,6 +136,7 @@ def read_trajectories(options: dict[str, Any]) -> Episodes:
 
 def report_trajectories(options: dict[str, Any]) -> None:
     """Learn, value, compare, and write the page."""
+    from counterlog.core.episode_files import read_episodes
     from counterlog.core.files import write_whole
     from counterlog.report.files import PAGE, csv_text
     from counterlog.report.trajectory_report import TrajectoryReportConfig, build_trajectories, default_gamma
@@ -151,6 +165,9 @@ def report_trajectories(options: dict[str, Any]) -> None:
         high=high,
         simulator=simulator,
         truth=truth,
+        reference=None if options["reference"] is None else read_episodes(options["reference"]),
+        random=options["random_return"],
+        best=options["best_return"],
         rng=rng,
         folder=folder,
         command=command_line(),

@@ -28,7 +28,7 @@ from counterlog.core.results import Estimate, Finding, Result
 from counterlog.core.study import Clock, versions
 from counterlog.estimate.selection_results import AdvicePoint
 from counterlog.estimate.sharpe_ratio_at_k import SharpeRatioAtKConfig
-from counterlog.report.trajectory_values import Lead, SelfCheck, Valued
+from counterlog.report.trajectory_values import Lead, SelfCheck, Valued, with_importance
 from counterlog.report.wording import BASELINE
 
 if TYPE_CHECKING:
@@ -163,6 +163,9 @@ def build_trajectories(
     high: Any = None,
     simulator: MakeEnvironment | None = None,
     truth: Mapping[str, float] | None = None,
+    reference: Episodes | None = None,
+    random: float | None = None,
+    best: float | None = None,
     rng: int = 0,
     folder: str | os.PathLike[str] | None = None,
     command: str = "",
@@ -173,6 +176,7 @@ def build_trajectories(
     low, high   bounds of continuous actions; [-1, 1], or the logged range, when not given
     simulator   `make(copies)` of the true environment: every learnt policy is played and its true value stands beside
     truth       values known otherwise, by policy (`logged` is the log's own)
+    reference   a varied log of the same task, for the coverage SACo; `random`, `best` are mean returns for TQ
     folder      where states, policies and the result go; a stopped run goes on from there
 
     Raises `SupportError` when the log is too short to learn and judge, `LogError` for what is wrong in it.
@@ -194,13 +198,14 @@ def build_trajectories(
     place = None if folder is None else Path(folder)
     state = _state_folder(place, c, gamma, log, names, rng, low, high)
     say("auditing the log", 0.0)
-    profile, findings, audit_verdict = audited(log, rng)
-    learnt, pieces, away = [], [], np.zeros((FOLDS, len(names)))
+    profile, findings, audit_verdict = audited(log, rng, reference=reference, random=random, best=best)
+    learnt, pieces, played, away = [], [], [], np.zeros((FOLDS, len(names)))
     for k in range(FOLDS):
         made = _learn(log, fold, k, names, c, gamma, low, high, rng, state, say)
         learnt.append(made)
         players = {f"{name} {s}": deployed(made.policies[name], s) for name in names for s in range(c.seeds)}
         pieces.append(_value(log.take(fold == k), players, c, gamma, low, high, rng, state, k, say))
+        played.append(players)
         for i, name in enumerate(names):
             away[k, i] = away_from_log(log, players[f"{name} 0"], low=low, high=high, rng=rng)
     groups = [(BASELINE, [0])] + [
@@ -209,6 +214,10 @@ def build_trajectories(
     say("comparing the policies", 0.95)
     valued = Valued(log, fold, pieces, groups)
     estimates, leads, check = valued.estimates(c.level), valued.leads(c.level), valued.self_check()
+    if log.discrete and log.log_propensity is not None:
+        estimates = with_importance(
+            estimates, valued, [dict(list(p.items())[:: c.seeds]) for p in played], c.level
+        )
     known = dict(truth or {})
     if simulator is not None:
         say("playing the policies in the simulator", 0.96)
@@ -306,12 +315,14 @@ def _played(
     return total
 
 
-def audited(log: Episodes, rng: int) -> tuple[tuple[dict[str, Any], ...], tuple[Finding, ...], str]:
+def audited(
+    log: Episodes, rng: int, **references: Any
+) -> tuple[tuple[dict[str, Any], ...], tuple[Finding, ...], str]:
     """The profile of the log as rows, its findings and its verdict; what it cannot say is said."""
     from counterlog.audit.dataset_characteristics import DatasetCharacteristics
 
     try:
-        found = DatasetCharacteristics().check(log, rng=rng)
+        found = DatasetCharacteristics().check(log, rng=rng, **references)
     except CounterlogError as refusal:
         return (), (), f"The audit refused: {str(refusal).splitlines()[0]}."
     return tuple(dict(row) for row in found.table()), tuple(found.findings), found.verdict

@@ -8,9 +8,10 @@ spread of the paired units over trajectories, and the spread of fitted values be
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from counterlog.report.wording import BASELINE
 Floats = NDArray[np.float64]
 MAIN, ON_POLICY = "NDR", "Monte Carlo"
 SECOND = ("NFQE", "NMIS")
+RATIOS = "SNPDIS"  # the estimator from propensities alone, for discrete actions
 UNSETTLED = "the networks had not settled"
 CORRECTED = 2.0  # drift that the weights are trusted to correct
 POWER = 0.8
@@ -153,7 +155,7 @@ class Valued:
                 np.array([spread, *fits]), np.array([self.log.n - 1.0, *[freedom] * len(fits)]), level
             )
             value = float(sum(s * self._by_policy(v[0])[i] for s, v in zip(self.share, parts, strict=True)))
-            made.append(self._estimate(name, "NFQE", value, se, wide, level, not reason, reason, math.nan))
+            made.append(self.estimate_of(name, "NFQE", value, se, wide, level, not reason, reason, math.nan))
             members = [self._by_policy(weighted_by_member(p.weights, p.fitted))[i] for p in self.pieces]
             value = float(sum(s * m.mean() for s, m in zip(self.share, members, strict=True)))
             halves = [
@@ -161,13 +163,14 @@ class Valued:
                 for s, m in zip(self.share, members, strict=True)
             ]
             se, wide = welch(np.array(halves), np.full(len(halves), freedom), level)
-            made.append(self._estimate(name, "NMIS", value, se, wide, level, not lack, lack, ess))
+            made.append(self.estimate_of(name, "NMIS", value, se, wide, level, not lack, lack, ess))
         return made
 
-    def _estimate(
+    def estimate_of(
         self, policy: str, estimator: str, value: float, se: float, wide: float, level: float, valid: bool, reason: str,
         ess: float,
     ) -> Estimate:  # fmt: skip
+        """An estimate in the unit of this log."""
         return Estimate(
             value=value, lo=value - wide, hi=value + wide, se=se, level=level, interval="halves, t", unit=self.unit,
             n=self.log.n, policy=policy, estimator=estimator, ess=ess, valid=valid, reason=reason,
@@ -260,3 +263,39 @@ class Valued:
             z = gen.standard_normal((replicates, moves.shape[1])) / math.sqrt(moves.shape[1])
             drawn = drawn + s * z @ moves.T
         return np.asarray(gap.mean(axis=1), np.float64), np.asarray(drawn, np.float64)
+
+
+def with_importance(
+    estimates: Sequence[Estimate], valued: Valued, players: Sequence[Mapping[str, Any]], level: float
+) -> list[Estimate]:
+    """The estimates, and after those of each policy what products of probability ratios alone say of it: no network has
+    part in them. `players` are the policies of each fold, in order, one a learner (its first seed)."""
+    from counterlog.estimate.trajectories import evaluate_trajectories
+
+    log, c = valued.log, valued.c
+    found: list[Estimate] = []
+    for i, name in enumerate(valued.names):
+        found += [e for e in estimates if e.policy == name]
+        if not i:
+            continue
+        parts = [
+            evaluate_trajectories(
+                log.take(valued.fold == k),
+                {name: list(own.values())[i - 1]},
+                (RATIOS,),
+                gamma=c.gamma,
+                level=level,
+            )[0]
+            for k, own in enumerate(players)
+        ]
+        value = float(sum(s * e.value for s, e in zip(valued.share, parts, strict=True)))
+        variances = np.array([(s * e.se) ** 2 for s, e in zip(valued.share, parts, strict=True)])
+        bad = [e.reason for e in parts if not e.valid]
+        if math.isfinite(value) and np.isfinite(variances).all():
+            se, wide = welch(variances, np.array([max(e.n - 1.0, 1.0) for e in parts]), level)
+        else:
+            value, se, wide = (math.nan,) * 3
+        ess = float(np.nansum([e.ess for e in parts]))
+        made = valued.estimate_of(name, RATIOS, value, se, wide, level, not bad, bad[0] if bad else "", ess)
+        found.append(replace(made, interval="folds, t"))
+    return found

@@ -97,17 +97,24 @@ def regime_log(make: MakeEnvironment, expert: Expert, regime: str, rows: int, *,
         parts = [(1.0, round((1 - good) * rows)), (0.0, round(good * rows))]
         return joined(*(part(u, n, k) for k, (u, n) in enumerate(parts) if n))
     if kind == "replay":
-        uniform = np.maximum(0.0, 1 - (np.arange(PHASES) + 0.5) / (RISING * PHASES))
-        log = joined(*(part(float(u), rows // PHASES, k) for k, u in enumerate(uniform)))
-        return (
-            log.take(np.arange(int(np.searchsorted(log.offsets[1:], rows)) + 1)) if log.rows > rows else log
-        )
+        return joined(*_fading(part, rows))
     if kind == "narrow":
         env = lambda copies: FewStarts(make(copies))  # noqa: E731
         return steps_of(env, diluted(expert, actions, UNIFORM["medium"]), rows, seed)
     if kind in UNIFORM:
         return part(UNIFORM[kind], rows)
     raise DatasetError(message(f"regime {regime!r}", expected=f"{', '.join(REGIMES)}, eps-X or mix-X"))
+
+
+def _fading(part: Callable[[float, int, int], Episodes], rows: int) -> list[Episodes]:
+    """Phases of a falling uniform share; one that an earlier phase's last episode has run over is left out."""
+    logs: list[Episodes] = []
+    have = 0
+    for k in range(PHASES):
+        if (wanted := round((k + 1) * rows / PHASES) - have) > 0:
+            logs.append(part(max(0.0, 1 - (k + 0.5) / (RISING * PHASES)), wanted, k))
+            have += logs[-1].rows
+    return logs
 
 
 def grid_log(name: str, rows: int, *, rng: int = 0) -> Episodes:

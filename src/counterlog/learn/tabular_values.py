@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from counterlog.core.episodes import Episodes
 from counterlog.core.errors import LogError, message
-from counterlog.core.transitions import returns_to_go
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -48,6 +47,8 @@ class Counts:
         """Count a log. Raises `LogError` unless states and actions are codes below `states`."""
         if log.state.ndim != 1 or not log.discrete or int(log.state.max()) >= states:
             raise LogError(message(f"{log!r} is no log of codes below {states}"))
+        from counterlog.core.transitions import returns_to_go  # it loads torch
+
         (reward,) = log.need("reward")
         actions = len(log.actions)
         at = log.state * actions + log.action

@@ -590,3 +590,39 @@ def test_logs_that_deserve_care_are_named() -> None:
         actions=2,
     )
     assert any("[2] never change" in f.message for f in check(constant).findings)
+
+
+@pytest.mark.graphs
+@pytest.mark.parametrize("discrete", [True, False])
+def test_machine_code_gives_the_keys_and_registers_of_numpy(discrete: bool) -> None:
+    pytest.importorskip("numba")
+    from counterlog.audit.visit_cells import machine_code
+
+    gen = np.random.default_rng(13)
+    state = gen.normal(size=(3000, 4)).astype(np.float32)
+    state[:, 2] = gen.integers(-2, 3, 3000) * 0.5
+    state[:40, 2] = -0.0
+    state[:, 3] = 7.0
+    action = gen.integers(0, 5, 3000) if discrete else gen.uniform(-1, 1, (3000, 2))
+    log = Episodes(offsets=[0, 3000], state=state, action=action, truncated=np.arange(3000) == 2999)
+    grid = CellGrid.fit(log.take([0]), 30)
+    wide = 2 * state
+    for given in (state, wide, state.astype(np.float64)):
+        plain, fused = (grid.keys(given, log.action, 5, fused=f) for f in (False, True))
+        assert np.array_equal(plain[0], fused[0]) and np.array_equal(plain[1], fused[1])
+    one, two = Sketch(12), Sketch(12)
+    one.add(plain[1])
+    two.add(plain[1], machine_code())
+    two.add(np.array([0, 2**63, 1], np.uint64), machine_code())
+    one.add(np.array([0, 2**63, 1], np.uint64))
+    assert np.array_equal(one.registers, two.registers)
+    codes = Episodes(
+        offsets=[0, 500],
+        state=gen.integers(0, 9, 500),
+        action=gen.integers(0, 3, 500),
+        truncated=np.arange(500) == 499,
+    )
+    exact = CellGrid.fit(codes)
+    assert np.array_equal(
+        exact.keys(codes.state, codes.action)[1], exact.keys(codes.state, codes.action, fused=True)[1]
+    )

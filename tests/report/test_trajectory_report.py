@@ -276,7 +276,7 @@ def test_the_command_reads_a_table(tmp_path):
     )  # fmt: skip
     frame.write_csv(tmp_path / "log.csv")
     done = run(
-        "report", tmp_path / "log.csv", "--trajectory", "who", "--step", "when", "--state", "x,", "--action", "offer",
+        "report", tmp_path / "log.csv", "--trajectory", "who", "--t", "when", "--state", "x,", "--action", "offer",
         "--reward", "pay", "--reward-unit", "pay=<i>euros</i>", "--terminated", "end", "--steps", 10, "--quick",
         "--quiet", "--out", tmp_path / "out",
     )  # fmt: skip
@@ -288,10 +288,10 @@ def test_the_command_reads_a_table(tmp_path):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (("--steps", 5), "is for logs of trajectories"),
-        (("log.npz", "--context", "x"), "is for decision logs"),
+        (("--steps", 5), "does not apply to a log of decisions"),
+        (("log.npz", "--context", "x"), "does not apply to a log of trajectories"),
         (("log.npz", "--action", "a"), "names its own actions"),
-        (("log.csv", "--trajectory", "t"), "needs --step"),
+        (("log.csv", "--trajectory", "t"), "--t is missing"),
         (("log.npz", "--truth", "nowhere"), "no simulator"),
         (("log.npz", "--truth", "none.json"), "holds no values"),
     ],

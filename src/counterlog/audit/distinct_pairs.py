@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +115,11 @@ class Sketch:
         self.precision, self.seed = precision, seed
         self.registers = np.zeros(1 << precision, np.uint8)
 
-    def add(self, keys: Keys) -> None:
-        """Count these keys in."""
+    def add(self, keys: Keys, kernels: Any = None) -> None:
+        """Count these keys in; `kernels` are the compiled ones, which give the same registers."""
+        if kernels is not None:
+            kernels.fill(self.registers, keys, self.precision)
+            return
         rest = np.uint64(64 - self.precision)
         tail = (keys & ((np.uint64(1) << rest) - np.uint64(1))).astype(np.float64)
         # the tail has at most 53 bits, so its exponent as a number gives its leading zeros exactly
@@ -190,11 +194,11 @@ class Counter:
         self.exact = method != "hll"
         self._parts: list[tuple[Keys, Ints]] = []
 
-    def add(self, keys: Keys) -> None:
-        """Count one part of the stream in."""
+    def add(self, keys: Keys, kernels: Any = None) -> None:
+        """Count one part of the stream in (`kernels` as in `Sketch.add`)."""
         self.rows += len(keys)
         if not self.exact:
-            self.sketch.add(keys)
+            self.sketch.add(keys, kernels)
             return
         self._parts.append(compact(keys.copy()))
         if sum(len(k) for k, _ in self._parts) > self.most:

@@ -26,7 +26,7 @@ from counterlog.audit.distinct_pairs import (
     good_turing,
     rarefied,
 )
-from counterlog.audit.visit_cells import SAMPLE, CellGrid
+from counterlog.audit.visit_cells import FUSED, SAMPLE, CellGrid, machine_code
 from counterlog.core.episodes import Episodes
 
 TENTHS = 10
@@ -51,14 +51,15 @@ class Counting:
 
     def count(self, log: Episodes, grid: CellGrid, pairs: Counter, states: Counter | None = None) -> None:
         """Count a log's cells in: as one part where counts are exact, chunk by chunk where they are sketched."""
+        kernels = machine_code() if log.rows >= FUSED else None
         kept: list[tuple[Any, Any]] = []
         for s, p in grid.chunks(log, seed=self.seed):
             if pairs.exact:
                 kept.append((s, p))
                 continue
-            pairs.add(p)
+            pairs.add(p, kernels)
             if states is not None:
-                states.add(s)
+                states.add(s, kernels)
         if kept:
             pairs.add(np.concatenate([p for _, p in kept]))
             if states is not None:

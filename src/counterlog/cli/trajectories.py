@@ -1,105 +1,89 @@
-"""What `report` does with a log of trajectories: its options, the log they describe, and the page."""
+"""What commands do with a log of trajectories: recognise it, read it, audit it."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from counterlog.cli.log_options import read_bounds, split
-from counterlog.cli.printing import command_line, print_json, print_line, progress
+from counterlog.cli.log_options import split
+from counterlog.cli.printing import content, print_json, print_line, print_table, progress
 from counterlog.core.errors import ConfigError, message
 
 if TYPE_CHECKING:
+    from counterlog.audit.log_plane import LogPlane
     from counterlog.core.episodes import Episodes
 
 Trajectory = Annotated[
-    str | None, typer.Option(help="Trajectories in a table: column of whose steps belong together.")
+    str | None, typer.Option(help="Column of the trajectory, for a table of trajectories.")
 ]
-Step = Annotated[str | None, typer.Option(help="Trajectories in a table: column of the step within one.")]
-State = Annotated[
-    str | None,
-    typer.Option(
-        help="Trajectories in a table: columns of the state, 'x,y' or 'x,'; 'x' alone is a column of codes."
-    ),
-]
-Terminated = Annotated[str | None, typer.Option(help="Trajectories in a table: column, the task ended here.")]
-Truncated = Annotated[
-    str | None, typer.Option(help="Trajectories in a table: column, the recording stopped here.")
-]
-Gamma = Annotated[float | None, typer.Option(help="Trajectories: discount a step.", min=0.0, max=1.0)]
-Bounds = Annotated[str | None, typer.Option(help="Trajectories: LO,HI of continuous actions.")]
-Learners = Annotated[str | None, typer.Option(help="Trajectories: learners, such as bc,bc-best,td3-bc,iql.")]
-Steps = Annotated[int | None, typer.Option(help="Trajectories: descent steps of every network.", min=1)]
-Seeds = Annotated[int | None, typer.Option(help="Trajectories: policies a learner and fold.", min=1)]
-Quick = Annotated[bool, typer.Option("--quick", help="Trajectories: a first look in a fraction of the time.")]
-Truth = Annotated[
-    str | None,
-    typer.Option(
-        help="Trajectories: name of a generated log, whose simulator then plays every policy, or a JSON file of "
-        "values by policy ('logged' is what was done)."
-    ),
-]
+Step = Annotated[str | None, typer.Option("--t", help="Column of the step within the trajectory.")]
+State = Annotated[str | None, typer.Option(help="State columns, separated by commas (trajectories only).")]
+Terminated = Annotated[str | None, typer.Option(help="Column of ends of the task (trajectories only).")]
+Truncated = Annotated[str | None, typer.Option(help="Column of cuts of the recording (trajectories only).")]
 Reference = Annotated[
-    str | None,
-    typer.Option(help="Trajectories: a varied log of the same task, to measure coverage (SACo) by."),
+    Path | None, typer.Option(help="Log, or saved reference (.json), that coverage is compared with.")
 ]
 RandomReturn = Annotated[
-    float | None, typer.Option(help="Trajectories: mean return of a random policy, for the quality TQ.")
+    str | None, typer.Option(help="Mean return of the uniform policy, or a log of it (trajectories only).")
 ]
 BestReturn = Annotated[
-    float | None, typer.Option(help="Trajectories: mean return of the best known policy, for the quality TQ.")
+    str | None, typer.Option(help="Mean return of the reference policy, or a log of it (trajectories only).")
 ]
-OWN = {
-    "trajectory": "--trajectory",
-    "step": "--step",
-    "state": "--state",
-    "terminated": "--terminated",
-    "truncated": "--truncated",
-    "gamma": "--gamma",
-    "bounds": "--bounds",
-    "learners": "--learners",
-    "steps": "--steps",
-    "seeds": "--seeds",
-    "quick": "--quick",
-    "truth": "--truth",
-    "reference": "--reference",
-    "random_return": "--random-return",
-    "best_return": "--best-return",
-}
-FOREIGN = {
-    "context": "--context",
-    "unit": "--unit",
-    "time": "--time",
-    "segment": "--segment",
-    "position": "--position",
-    "available": "--available",
-    "delay": "--delay",
-    "engine": "--engine",
-    "policy": "--policy",
-    "estimators": "--estimators",
-}
-FILES = (".npz", ".hdf5", ".h5")
+SaveReference = Annotated[
+    Path | None, typer.Option(help="Write this log's reference here, for audits of other logs.")
+]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="One parameter, as name=value (trajectories only).")
+]
+ONLY_HERE = (
+    "t",
+    "state",
+    "terminated",
+    "truncated",
+    "reference",
+    "random_return",
+    "best_return",
+    "save_reference",
+    "set_",
+    "gamma",
+    "bounds",
+    "learners",
+    "steps",
+    "seeds",
+    "quick",
+    "truth",
+)
+FOR_DECISIONS = (
+    "context",
+    "unit",
+    "time",
+    "segment",
+    "position",
+    "available",
+    "delay",
+    "engine",
+    "policy",
+    "estimators",
+)
 
 
-def is_trajectories(options: dict[str, Any]) -> bool:
-    """Whether the options describe a log of trajectories. Raises `ConfigError` for options of the other kind of log."""
-    path, unnamed = options["log"], options["action"] is None and not options["reward"]
-    given = [flag for name, flag in OWN.items() if options.get(name) not in (None, False)]
-    found = path is not None and (
-        options.get("trajectory") is not None
-        or Path(path).suffix in FILES
-        or (unnamed and (Path(path).is_dir() or Path(path).suffix == ".parquet"))
-    )
-    if given and not found:
-        hint = "a table of trajectories needs --trajectory, --step, --state and --action"
-        raise ConfigError(message(f"{given[0]} is for logs of trajectories", hint=hint))
-    wrong = [flag for name, flag in FOREIGN.items() if options.get(name) not in (None, [], ())]
-    if found and wrong:
-        raise ConfigError(message(f"{wrong[0]} is for decision logs", hint="leave it out for trajectories"))
+def has_trajectories(options: dict[str, Any]) -> bool:
+    """Whether a command's log is one of trajectories: by its file, or because a trajectory column was named.
+
+    Raises `ConfigError` when options of the two kinds are mixed.
+    """
+    from counterlog.core.episode_files import holds_trajectories
+
+    path = options["log"]
+    found = options["trajectory"] is not None or (path is not None and holds_trajectories(path))
+    wrong = [k for k in (FOR_DECISIONS if found else ONLY_HERE) if options.get(k)]
+    if wrong:
+        kind = "trajectories" if found else "decisions"
+        name = f"--{wrong[0].strip('_').replace('_', '-')}"
+        hint = "leave it out" if found else "name --trajectory, or give a .npz, .hdf5 or Minari log"
+        raise ConfigError(message(f"{name} does not apply to a log of {kind}", hint=hint))
     return found
 
 
@@ -108,97 +92,91 @@ def read_trajectories(options: dict[str, Any]) -> Episodes:
     from counterlog.core.episode_files import read_episodes
     from counterlog.core.episodes import Episodes
 
+    path = options["log"]
+    if path is None:
+        raise ConfigError(message("no log was named", hint="counterlog data make four-rooms-replay"))
     if options["trajectory"] is None:
-        if options["action"] or options["reward"] or options["propensity"]:
-            msg = message(
-                f"{options['log']} names its own actions and rewards", hint="leave out --action and --reward"
-            )
-            raise ConfigError(msg)
-        return read_episodes(options["log"])
-    missing = [OWN.get(k, f"--{k}") for k in ("step", "state", "action", "reward") if not options[k]]
-    if missing:
-        raise ConfigError(message(f"a table of trajectories needs {missing[0]}"))
-    state, action = (split(options[k]) if "," in options[k] else options[k] for k in ("state", "action"))
-    units = [u.partition("=")[2] for u in options["reward_unit"] or ()]
+        return read_episodes(path)
+    if missing := [k for k in ("t", "state", "action") if options[k] is None]:
+        hint = "--trajectory, --t, --state and --action describe a table of trajectories"
+        raise ConfigError(message(f"--{missing[0]} is missing", hint=hint))
+    if len(rewards := options["reward"] or ()) > 1:
+        raise ConfigError(
+            message(f"{len(rewards)} rewards were named", expected="at most one for trajectories")
+        )
+    states, actions = split(options["state"]), split(options["action"])
     return Episodes.from_table(
-        options["log"],
+        path,
         trajectory=options["trajectory"],
-        t=options["step"],
-        state=state,
-        action=action,
-        reward=options["reward"][0],
+        t=options["t"],
+        state=states[0] if len(states) == 1 else states,
+        action=actions[0] if len(actions) == 1 else actions,
+        reward=rewards[0] if rewards else None,
         propensity=options["propensity"],
         terminated=options["terminated"],
         truncated=options["truncated"],
-        reward_unit=units[0] if units else "reward",
+        reward_unit=next((u.partition("=")[2] for u in options.get("reward_unit") or ()), "reward"),
     )
 
 
-def report_trajectories(options: dict[str, Any]) -> None:
-    """Learn, value, compare, and write the page."""
-    from counterlog.core.episode_files import read_episodes
-    from counterlog.core.files import write_whole
-    from counterlog.report.files import PAGE, csv_text
-    from counterlog.report.trajectory_report import TrajectoryReportConfig, build_trajectories, default_gamma
+def audit_trajectories(options: dict[str, Any]) -> None:
+    """The characteristics of a log of trajectories, printed."""
+    from counterlog.audit.dataset_characteristics import DatasetCharacteristics, DatasetCharacteristicsConfig
 
-    out, say, rng = Path(options["out"]), progress(options["quiet"]), options["rng"]
-    say("reading the log", 0.0)
+    say = progress(options["quiet"])
     log = read_trajectories(options)
-    named = {"gamma": options["gamma"], "steps": options["steps"], "seeds": options["seeds"]}
-    config = TrajectoryReportConfig(
-        **{k: v for k, v in named.items() if v is not None},
-        learners=split(options["learners"]),
-        level=options["level"],
-    )
-    config = config.quick() if options["quick"] else config
-    gamma = default_gamma(log) if config.gamma is None else config.gamma
-    low, high = read_bounds(options["bounds"]) or (None, None)
-    simulator, truth = None, None
-    if options["truth"] is not None:
-        simulator, truth, ends = _truth(options["truth"], gamma, rng)
-        low, high = (low, high) if low is not None or log.discrete else ends
-    folder, page = (out.with_suffix(""), out) if out.suffix == ".html" else (out, out / PAGE)
-    made = build_trajectories(
+    reference = read_reference(options["reference"])
+    system = DatasetCharacteristics(DatasetCharacteristicsConfig.from_options(options["set_"] or ()))
+    found = system.check(
         log,
-        replace(config, gamma=gamma),
-        low=low,
-        high=high,
-        simulator=simulator,
-        truth=truth,
-        reference=None if options["reference"] is None else read_episodes(options["reference"]),
-        random=options["random_return"],
-        best=options["best_return"],
-        rng=rng,
-        folder=folder,
-        command=command_line(),
+        reference=reference,
+        random=read_return(options["random_return"]),
+        best=read_return(options["best_return"]),
+        plane=calibrated_plane() if log.discrete else None,
+        rng=options["rng"],
         progress=say,
     )
-    run = {"command": made.command, "config": made.settings, "rng": rng, "versions": made.versions}
-    write_whole(folder / "run.json", json.dumps(run, indent=1, default=list))
-    made.save(folder / "result.json")
-    records = made.records()
-    columns = [c for c in records[0] if c not in ("reward", "segment", "notes")]
-    write_whole(folder / "policies.csv", csv_text(columns, [[r.get(c) for c in columns] for r in records]))
-    write_whole(page, made.html())
+    if (target := options["save_reference"]) is not None:
+        found.as_reference().save(target)
     if options["as_json"]:
-        print_json(made.to_dict())
-    else:
-        print_line(made.verdict)
-        print_line(f"page: {page}")
+        findings = [f.to_dict() for f in found.findings]
+        print_json({**content(log.n, [], findings, found.verdict), "profile": found.to_dict()})
+        return
+    print_table(f"{log.n:,} trajectories, {log.rows:,} steps", found.table())
+    if advice := found.recommendation:
+        print_table(f"learners on logs like it, {advice.level:.0%} intervals of P in %", list(advice.table))
+    rows = [
+        {"severity": f.severity, "check": f.check, "finding": f.message, "remedy": f.remedy}
+        for f in found.findings
+    ]
+    print_table("findings", rows)
+    print_line(found.verdict)
 
 
-def _truth(name: str, gamma: float, rng: int) -> tuple[Any, dict[str, float], tuple[Any, Any]]:
-    """The simulator, the values known, and the bounds of actions."""
-    from counterlog.datasets.episode_logs import EPISODE_LOGS, known_truth
-    from counterlog.report.wording import BASELINE
+def read_reference(path: Path | None) -> Any:
+    """The log, or the saved reference, at a path."""
+    from counterlog.audit.dataset_characteristics import CellReference
+    from counterlog.core.episode_files import read_episodes
 
-    if name.endswith(".json"):
-        try:
-            values = {str(k): float(v) for k, v in json.loads(Path(name).read_text()).items()}
-        except (OSError, ValueError, AttributeError, TypeError) as cause:
-            msg = message(f"{name!r} holds no values ({cause})", expected='{"logged": 1.0, "bc": 2.0}')
-            raise ConfigError(msg) from cause
-        return None, values, (None, None)
-    simulator, logged = known_truth(name, gamma, rng=10_007 + rng)
-    found = EPISODE_LOGS[name]
-    return simulator, {BASELINE: logged}, (found.low, found.high)
+    if path is None:
+        return None
+    return CellReference.load(path) if path.suffix == ".json" else read_episodes(path)
+
+
+def read_return(text: str | None) -> Any:
+    """A number, or the log at a path."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        from counterlog.core.episode_files import read_episodes
+
+        return read_episodes(text)
+
+
+def calibrated_plane() -> LogPlane | None:
+    """The plane of the committed study."""
+    from counterlog.studies.dataset_characteristics import plane
+
+    return plane()

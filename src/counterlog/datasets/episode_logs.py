@@ -69,6 +69,23 @@ def _hopper_simulator(name: str, copies: int) -> Any:
     return GymnasiumEnvironment("Hopper-v5", copies)
 
 
+def _grid(name: str, rows: int, rng: int) -> Episodes:
+    from counterlog.datasets.regimes import grid_log
+
+    return grid_log(name, rows, rng=rng)
+
+
+GRIDS = {"four-rooms": "four rooms, 104 cells", "lava-gap": "a gap in a wall of lava, 49 cells"}
+BEHAVIOURS = {
+    "random": "uniform actions",
+    "mixed": "80 % of the steps uniform, then the planned policy",
+    "replay": "uniform at first, the planned policy in the end, as a learner's record",
+    "noisy": "the planned policy, a fifth of its actions uniform",
+    "medium": "the planned policy, half of its actions uniform",
+    "expert": "the planned policy",
+}
+
+
 EPISODE_LOGS: dict[str, EpisodeLog] = {
     "pendulum-mix": EpisodeLog(
         "pendulum: 90 % uniform torques, 10 % a good controller", _pendulum, -2.0, 2.0, _pendulum_simulator
@@ -97,6 +114,7 @@ EPISODE_LOGS: dict[str, EpisodeLog] = {
     "hopper-linear-medium-expert": EpisodeLog(
         "MuJoCo Hopper-v5: half of each", _locomotion, simulator=_hopper_simulator, true_rows=60_000
     ),
+    **{f"{g}-{b}": EpisodeLog(f"{x}: {y}", _grid) for g, x in GRIDS.items() for b, y in BEHAVIOURS.items()},
 }
 
 

@@ -215,9 +215,10 @@ def test_a_log_of_discrete_actions_has_its_report(tmp_path):
     mdp = TabularMDP(step, np.array([[0.0, 1.0], [2.0, 0.5]]), np.array([1, 0]))
     log = mdp.sample(np.full((2, 2), 0.5), 60, 12, rng=0)
     found = build_trajectories(log, TrajectoryReportConfig(**{**SMALL.to_dict(), "learners": ()}))
-    assert [p.name for p in found.policies] == ["bc", "bc-best"] and found.html()
-    ratios = [e for e in found.estimates if e.estimator == "SNPDIS"]
-    assert [e.policy for e in ratios] == ["bc", "bc-best"]
+    names = ["bc", "bc-best", "discrete-cql"]
+    assert [p.name for p in found.policies] == names and found.html()
+    ratios = [e for e in found.estimates if e.estimator in ("DM", "SNPDIS")]
+    assert [e.policy for e in ratios] == [n for n in names for _ in range(2)]
     assert all((e.valid and e.lo <= e.value <= e.hi) or e.reason for e in ratios)
 
 

@@ -17,7 +17,7 @@ from counterlog.report.deployment import AtK
 from counterlog.report.figures import COLOURS, forest, gaps, ratio_curve
 from counterlog.report.page import render_sections
 from counterlog.report.trajectory_report import MOST_AWAY, TrajectoryReport
-from counterlog.report.trajectory_values import MAIN, ON_POLICY, RATIOS, SECOND
+from counterlog.report.trajectory_values import MAIN, ON_POLICY, RATIOS, SECOND, TABLES
 from counterlog.report.wording import BASELINE, brief, capital, percent
 
 SEVERITY_WORDS = {"stop": "Stop", "warning": "Warning", "note": "Note", "ok": "Fine"}
@@ -26,6 +26,7 @@ ESTIMATOR_WORDS = {
     MAIN: "fitted values, corrected by weighted Bellman errors; the verdict rests on it",
     "NFQE": "fitted Q evaluation by networks",
     "NMIS": "the logged rewards, reweighted to the policy's visits",
+    TABLES: "exact tables of the state codes",
     RATIOS: "products of probability ratios, without any network",
 }
 TRUTH = "truth"

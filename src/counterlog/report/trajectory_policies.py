@@ -60,8 +60,27 @@ LEARNERS: dict[str, Learner] = {
     "rebrac": Learner(
         "climbs a learnt value, pulled twice to the log", "rebrac", "ReBRAC", True, False, FAST
     ),
+    "discrete-cql": Learner(
+        "climbs a learnt value, held down where nobody acted",
+        "discrete_cql",
+        "DiscreteCQL",
+        False,
+        True,
+        {"target_every": 20},
+    ),
+    "discrete-bcq": Learner(
+        "climbs a learnt value among the log's likelier actions",
+        "discrete_bcq",
+        "DiscreteBCQ",
+        False,
+        True,
+        {"target_every": 20},
+    ),
 }
-DEFAULT = {True: ("bc", "bc-best"), False: ("bc", "bc-best", "td3-bc")}  # by whether actions are discrete
+DEFAULT = {
+    True: ("bc", "bc-best", "discrete-cql"),
+    False: ("bc", "bc-best", "td3-bc"),
+}  # by whether actions are discrete
 
 
 def chosen_learners(log: Episodes, names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -166,7 +185,7 @@ class ModeOfCodes(Mode):
 
 def deployed(policy: NeuralPolicy, seed: int) -> Mode:
     """One seed as it would act."""
-    return (ModeOfCodes if policy.actor.head.kind == "categorical" else Mode)(policy, seed)
+    return (ModeOfCodes if policy.bounds is None else Mode)(policy, seed)
 
 
 def away_from_log(log: Episodes, policy: Any, *, low: Any, high: Any, rng: int) -> float:

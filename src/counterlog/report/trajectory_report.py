@@ -28,7 +28,7 @@ from counterlog.core.results import Estimate, Finding, Result
 from counterlog.core.study import Clock, versions
 from counterlog.estimate.selection_results import AdvicePoint
 from counterlog.estimate.sharpe_ratio_at_k import SharpeRatioAtKConfig
-from counterlog.report.trajectory_values import Lead, SelfCheck, Valued, with_importance
+from counterlog.report.trajectory_values import Lead, SelfCheck, Valued, with_others
 from counterlog.report.wording import BASELINE
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ def build_trajectories(
     say("comparing the policies", 0.95)
     valued = Valued(log, fold, pieces, groups)
     estimates, leads, check = valued.estimates(c.level), valued.leads(c.level), valued.self_check()
-    if log.discrete and log.log_propensity is not None:
-        estimates = with_importance(
+    if log.discrete:
+        estimates = with_others(
             estimates, valued, [dict(list(p.items())[:: c.seeds]) for p in played], c.level
         )
     known = dict(truth or {})

@@ -30,7 +30,7 @@ from counterlog.report.wording import BASELINE
 Floats = NDArray[np.float64]
 MAIN, ON_POLICY = "NDR", "Monte Carlo"
 SECOND = ("NFQE", "NMIS")
-RATIOS = "SNPDIS"  # the estimator from propensities alone, for discrete actions
+TABLES, RATIOS = "DM", "SNPDIS"  # for state codes; for discrete actions with propensities
 UNSETTLED = "the networks had not settled"
 CORRECTED = 2.0  # drift that the weights are trusted to correct
 POWER = 0.8
@@ -265,37 +265,47 @@ class Valued:
         return np.asarray(gap.mean(axis=1), np.float64), np.asarray(drawn, np.float64)
 
 
-def with_importance(
+def with_others(
     estimates: Sequence[Estimate], valued: Valued, players: Sequence[Mapping[str, Any]], level: float
 ) -> list[Estimate]:
-    """The estimates, and after those of each policy what products of probability ratios alone say of it: no network has
-    part in them. `players` are the policies of each fold, in order, one a learner (its first seed)."""
+    """The estimates, and after those of each policy what estimators without networks say of it: exact tables for state
+    codes (DM), products of probability ratios where propensities are known. `players` are the policies of each fold, in
+    order, one a learner (its first seed)."""
     from counterlog.estimate.trajectories import evaluate_trajectories
 
     log, c = valued.log, valued.c
-    found: list[Estimate] = []
-    for i, name in enumerate(valued.names):
+    names = [TABLES] if log.state.ndim == 1 else []
+    names += [RATIOS] if log.log_propensity is not None else []
+    if not names:
+        return list(estimates)
+    by_fold = [
+        evaluate_trajectories(
+            log.take(valued.fold == k), dict(zip(valued.names[1:], own.values(), strict=True)), names, gamma=c.gamma,
+            level=level,
+        )
+        for k, own in enumerate(players)
+    ]  # fmt: skip
+    found = [e for e in estimates if e.policy == valued.names[0]]
+    for name in valued.names[1:]:
         found += [e for e in estimates if e.policy == name]
-        if not i:
-            continue
-        parts = [
-            evaluate_trajectories(
-                log.take(valued.fold == k),
-                {name: list(own.values())[i - 1]},
-                (RATIOS,),
-                gamma=c.gamma,
-                level=level,
-            )[0]
-            for k, own in enumerate(players)
-        ]
-        value = float(sum(s * e.value for s, e in zip(valued.share, parts, strict=True)))
-        variances = np.array([(s * e.se) ** 2 for s, e in zip(valued.share, parts, strict=True)])
-        bad = [e.reason for e in parts if not e.valid]
-        if math.isfinite(value) and np.isfinite(variances).all():
-            se, wide = welch(variances, np.array([max(e.n - 1.0, 1.0) for e in parts]), level)
-        else:
-            value, se, wide = (math.nan,) * 3
-        ess = float(np.nansum([e.ess for e in parts]))
-        made = valued.estimate_of(name, RATIOS, value, se, wide, level, not bad, bad[0] if bad else "", ess)
-        found.append(replace(made, interval="folds, t"))
+        for estimator in names:
+            parts = [next(e for e in f if (e.policy, e.estimator) == (name, estimator)) for f in by_fold]
+            found.append(_over_folds(valued, parts, level))
     return found
+
+
+def _over_folds(valued: Valued, parts: Sequence[Estimate], level: float) -> Estimate:
+    """The mean of one estimate a fold, weighted by their trajectories."""
+    value = float(sum(s * e.value for s, e in zip(valued.share, parts, strict=True)))
+    variances = np.array([(s * e.se) ** 2 for s, e in zip(valued.share, parts, strict=True)])
+    if math.isfinite(value) and np.isfinite(variances).all():
+        se, wide = welch(variances, np.array([max(e.n - 1.0, 1.0) for e in parts]), level)
+    else:
+        value, se, wide = (math.nan,) * 3
+    bad = [e.reason for e in parts if not e.valid]
+    one = parts[0]
+    ess = float(np.sum([e.ess for e in parts]))
+    made = valued.estimate_of(
+        one.policy, one.estimator, value, se, wide, level, not bad, bad[0] if bad else "", ess
+    )
+    return replace(made, interval="folds, t")

@@ -117,6 +117,52 @@ def test_a_policy_that_would_lose_is_said_to():
 # what is computed
 
 
+def valued_by_hand(monkeypatch):
+    """Eight trajectories of one step that earn 0..7, one policy, two members: all pieces are chosen numbers."""
+    from types import SimpleNamespace
+
+    from counterlog.estimate.neural_fitted_q import NeuralFQEConfig
+    from counterlog.report import trajectory_values
+
+    log = Episodes(
+        offsets=np.arange(9), state=np.zeros((8, 1)), action=np.zeros((8, 1)), reward=np.arange(8.0),
+        terminated=np.ones(8, bool),
+    )  # fmt: skip
+    fold = np.arange(8) % 2
+    config = NeuralFQEConfig(gamma=0.9, members=2)
+    pieces = []
+    for k in range(2):
+        starts = np.zeros((2, 2, 4))  # policy, member, trajectory
+        starts[1] = [[6.0] * 4, [4.0] * 4]  # the halves of policy a are 1 from their mean
+        gain = np.array([1.0, 2.0, 1.0, 2.0])
+        units = np.stack([np.full(4, -99.0), np.arange(8.0)[fold == k] + gain])
+        fitted = SimpleNamespace(config=config, starts=starts, moved=np.zeros(2), rows=None)
+        pieces.append(SimpleNamespace(fitted=fitted, units=units, ess=np.full(2, 20.0), weights=None))
+    monkeypatch.setattr(
+        trajectory_values, "weighted_by_member", lambda weights, fitted: np.array([[0.0, 0.0], [5.0, 5.0]])
+    )
+    return trajectory_values.Valued(log, fold, pieces, [("logged", [0]), ("a", [1])])
+
+
+def test_a_difference_and_its_error_worked_by_hand(monkeypatch):
+    valued = valued_by_hand(monkeypatch)
+    (found,) = valued.leads(0.95)
+    assert (found.first, found.second, found.value, found.agree) == ("a", "logged", 1.5, True)
+    # gains 1, 2, .. over returns: variance 2/7, over 8; the fit: half the difference of halves is 1, folds weigh 1/2
+    assert found.se == pytest.approx(math.sqrt(2 / 7 / 8 + 0.25 * 1 + 0.25 * 1))
+    main = {e.policy: e for e in reversed(valued.estimates(0.95))}
+    assert main["logged"].value == 3.5 and main["logged"].estimator == "Monte Carlo"
+    assert main["a"].value == 5.0 and main["a"].estimator == "NDR" and main["a"].ess == 40
+
+
+def test_draws_of_gains_spread_as_trajectories_and_fits_do(monkeypatch):
+    gains, drawn = valued_by_hand(monkeypatch).gains(20_000, 0)
+    assert gains.tolist() == [1.5]
+    assert drawn.mean() == pytest.approx(1.5, abs=0.02)
+    # a Poisson mean of 8 gains has variance of at least 1/4 / 8; the fits add 1/4 + 1/4
+    assert drawn.std() == pytest.approx(math.sqrt(0.25 / 8 + 0.5), rel=0.03)
+
+
 def test_the_discount_leaves_a_hundredth_after_the_cut(log):
     assert default_gamma(log) ** 200 == pytest.approx(0.01, rel=0.1)
     over = Episodes(

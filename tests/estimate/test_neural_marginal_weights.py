@@ -75,6 +75,18 @@ def test_all_three_estimators_reach_the_exact_value(pieces):
         assert e.lo < true < e.hi and e.valid, e.estimator
 
 
+def test_a_member_moves_the_value_by_its_fit_alone(pieces):
+    from counterlog.estimate.neural_marginal_weights import doubly_robust_units, member_moves, member_units
+
+    by_member = member_units(pieces.weights, pieces.fitted)
+    assert_allclose(doubly_robust_units(pieces.weights, pieces.fitted), pieces.units)
+    m = by_member.shape[1]
+    out = ~pieces.fitted.inside
+    one = (by_member[0, 1] - pieces.units[0])[out[1]].mean() / np.sqrt(1 - 2 / m)
+    assert pieces.moves[0, 1] == pytest.approx(one)
+    assert_allclose(member_moves(pieces.weights, pieces.fitted), pieces.moves)
+
+
 def test_terminations_end_the_weights():
     gen = np.random.default_rng(0)
     n = 400

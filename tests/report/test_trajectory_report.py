@@ -28,7 +28,7 @@ from counterlog.report.trajectory_verdict import speak  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SMALL = TrajectoryReportConfig(
-    learners=("bc", "bc-best"), steps=60, members=2, hidden=(16,), batch=32, starts=50, gamma=0.9
+    learners=("bc", "bc-best"), steps=60, members=4, hidden=(16,), batch=32, starts=50, gamma=0.9
 )
 
 
@@ -133,11 +133,14 @@ def valued_by_hand(monkeypatch):
     pieces = []
     for k in range(2):
         starts = np.zeros((2, 2, 4))  # policy, member, trajectory
-        starts[1] = [[6.0] * 4, [4.0] * 4]  # the halves of policy a are 1 from their mean
+        starts[1] = [[6.0] * 4, [4.0] * 4]
         gain = np.array([1.0, 2.0, 1.0, 2.0])
         units = np.stack([np.full(4, -99.0), np.arange(8.0)[fold == k] + gain])
         fitted = SimpleNamespace(config=config, starts=starts, moved=np.zeros(2), rows=None)
-        pieces.append(SimpleNamespace(fitted=fitted, units=units, ess=np.full(2, 20.0), weights=None))
+        moves = np.array([[9.0, 9.0], [1.0, -1.0]])
+        pieces.append(
+            SimpleNamespace(fitted=fitted, units=units, moves=moves, ess=np.full(2, 20.0), weights=None)
+        )
     monkeypatch.setattr(
         trajectory_values, "weighted_by_member", lambda weights, fitted: np.array([[0.0, 0.0], [5.0, 5.0]])
     )
@@ -148,7 +151,7 @@ def test_a_difference_and_its_error_worked_by_hand(monkeypatch):
     valued = valued_by_hand(monkeypatch)
     (found,) = valued.leads(0.95)
     assert (found.first, found.second, found.value, found.agree) == ("a", "logged", 1.5, True)
-    # gains 1, 2, .. over returns: variance 2/7, over 8; the fit: half the difference of halves is 1, folds weigh 1/2
+    # gains 1, 2, .. over returns: variance 2/7, over 8; a member moves it by 1, folds weigh 1/2
     assert found.se == pytest.approx(math.sqrt(2 / 7 / 8 + 0.25 * 1 + 0.25 * 1))
     main = {e.policy: e for e in reversed(valued.estimates(0.95))}
     assert main["logged"].value == 3.5 and main["logged"].estimator == "Monte Carlo"

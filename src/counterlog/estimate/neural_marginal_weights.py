@@ -43,7 +43,6 @@ from counterlog.core.bellman import solve
 from counterlog.core.config import param
 from counterlog.core.episodes import Episodes
 from counterlog.core.errors import ConfigError, SupportError, message
-from counterlog.core.intervals import mean_ratio_interval
 from counterlog.core.policy_rows import LOGGED, Halves
 from counterlog.core.results import Estimate
 from counterlog.core.stacked_nets import ACTIVATIONS, Descent, StackedMLP, StackedTensors
@@ -245,12 +244,29 @@ def weighted_by_member(weights: Floats, fitted: FittedValues) -> Floats:
     return np.asarray((earned * mine).sum(axis=2) / mine.sum(axis=1), np.float64)
 
 
+def member_units(weights: Floats, fitted: FittedValues) -> Floats:
+    """(P, M, n) the terms of (5) by every member, for the trajectories that it saw too."""
+    log, use = fitted.rows.log, fitted.rows.use
+    pull = weights * fitted.errors
+    moved = ragged.sums(pull.reshape(-1, log.rows).T, log.offsets).T.reshape(*pull.shape[:2], log.n)
+    return np.asarray(fitted.starts + moved * (log.n / len(use)), np.float64)
+
+
 def doubly_robust_units(weights: Floats, fitted: FittedValues) -> Floats:
     """Equation (5): psi (P, n)."""
-    log, use = fitted.rows.log, fitted.rows.use
-    pull = fitted.outside(weights * fitted.errors)
-    moved = np.stack([ragged.sums(line, log.offsets) for line in pull])
-    return np.asarray(fitted.outside(fitted.starts) + moved * (log.n / len(use)), np.float64)
+    return fitted.outside(member_units(weights, fitted))
+
+
+def member_moves(weights: Floats, fitted: FittedValues) -> Floats:
+    """(P, M) how far one member's terms are from those of all members that never saw the same trajectories, on average:
+    what differs is the fit. Scaled up by what its own part in that mean takes away; 0 for two members, whose halves
+    share nothing."""
+    by_member = member_units(weights, fitted)
+    m, outside = by_member.shape[1], ~fitted.inside
+    if m == 2:
+        return np.zeros(by_member.shape[:2])
+    apart = (by_member - fitted.outside(by_member)[:, None]) * outside
+    return np.asarray(apart.sum(axis=2) / outside.sum(axis=1) / math.sqrt(1 - 2 / m), np.float64)
 
 
 def effective_trajectories(weights: Floats, fitted: FittedValues) -> Floats:
@@ -261,11 +277,13 @@ def effective_trajectories(weights: Floats, fitted: FittedValues) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class NeuralPieces:
-    """Fitted values, weights (P, M, N) and what follows: psi (P, n), effective trajectories (P,)."""
+    """Fitted values, weights (P, M, N) and what follows: psi (P, n), what members move it (P, M), effective trajectories
+    (P,)."""
 
     fitted: FittedValues
     weights: Floats
     units: Floats
+    moves: Floats
     ess: Floats
 
 
@@ -299,7 +317,8 @@ class NeuralMarginalWeights:
             raw = dice.weights()
         weights = normalised(raw, fitted)
         units = doubly_robust_units(weights, fitted)
-        return NeuralPieces(fitted, weights, units, effective_trajectories(weights, fitted))
+        moves, ess = member_moves(weights, fitted), effective_trajectories(weights, fitted)
+        return NeuralPieces(fitted, weights, units, moves, ess)
 
     def _check_dice(self, log: Episodes) -> None:
         c = self.config
@@ -326,7 +345,7 @@ class NeuralDR(NeuralMarginalWeights):
     name = "NDR"
 
     def estimate(self, log: Episodes, policy: Any, *, rng: int = 0, **options: Any) -> Estimate:
-        """Equation (5); its error over trajectories."""
+        """Equation (5); its error over trajectories and between members."""
         name = str(getattr(policy, "name", "")) if policy is not None else LOGGED
         return neural_estimates(self.fit(log, {name: policy}, rng=rng, **options), ("NDR",))[0]
 
@@ -365,10 +384,13 @@ def neural_estimates(pieces: NeuralPieces, estimators: Sequence[str] = NEURAL) -
                     )
                 )  # fmt: skip
             elif name == "NDR":
-                value, ends = mean_ratio_interval(pieces.units[i], level=c.level)
+                value = float(pieces.units[i].mean())
+                parts = [float(pieces.units[i].var(ddof=1)) / log.n, float(np.square(pieces.moves[i]).mean())]
+                se, wide = welch(np.array(parts), np.array([log.n - 1.0, c.members / 2]), c.level)
                 found.append(
                     Estimate(
-                        value=value, lo=ends.lo, hi=ends.hi, se=ends.se, estimator=name, interval=ends.method,
+                        value=value, lo=value - wide, hi=value + wide, se=se, estimator=name,
+                        interval="trajectories and members, t",
                         notes=("values and weights of a trajectory come from networks that never saw it",), **shared,
                     )
                 )  # fmt: skip

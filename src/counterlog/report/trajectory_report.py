@@ -54,7 +54,7 @@ class TrajectoryReportConfig(Config):
     )  # fmt: skip
     steps: int = param(2000, "descent steps of each learner, and of fitted Q evaluation", at_least=1)
     seeds: int = param(1, "policies a learner and fold; the value is their mean", at_least=1)
-    members: int = param(8, "networks a policy in fitted Q evaluation, an even number", at_least=2)
+    members: int = param(8, "networks a policy in fitted Q evaluation, an even number", at_least=4)
     hidden: tuple[int, ...] = param((64, 64), "hidden units a layer of every network", at_least=1)
     batch: int = param(128, "rows a step of every network", at_least=1)
     lr: float = param(1e-3, "Adam step size of the learners", above=0)

@@ -1,8 +1,8 @@
 """What the learnt policies of a trajectory log are worth: estimates over both folds, differences, and their errors.
 
 A policy's value is the mean over all trajectories of its doubly robust units (NDR), each from the policy that was
-learnt on the other fold. A difference of two policies is paired by trajectory. Its error has two independent parts: the
-spread of the paired units over trajectories, and the spread of fitted values between opposite halves of a fold.
+learnt on the other fold. A difference of two policies is paired by trajectory. Its error has two parts, taken as
+independent: the spread of the paired units over trajectories, and what the fit of one member moves their mean.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from counterlog.core.episodes import Episodes
-from counterlog.core.intervals import mean_ratio_interval, poisson_multiplicities, rounds_for
+from counterlog.core.intervals import poisson_multiplicities, rounds_for
 from counterlog.core.results import Estimate, Result
 from counterlog.estimate.neural_fitted_q import claim_minus_return, value_parts, welch
 from counterlog.estimate.neural_marginal_weights import FEWEST, NeuralPieces, weighted_by_member
@@ -119,6 +119,13 @@ class Valued:
         cut = self.log.truncated[self.log.last]
         return float((self.c.gamma**self.log.lengths * cut).mean())
 
+    def moves(self, k: int) -> Floats:
+        """(P, M) what one member's fit moves the doubly robust value of fold k; 0 for the log's own returns."""
+        out = self._by_policy(self.pieces[k].moves)
+        if self.tail <= TAIL:
+            out[0] = 0.0
+        return out
+
     def _fit_halves(self, k: int) -> Floats:
         """(P, M) fitted values of fold k from all its starts, by member: what differs is the fit alone."""
         return self._by_policy(self.pieces[k].fitted.starts.mean(axis=2))
@@ -139,22 +146,26 @@ class Valued:
             reason = "" if drift <= 1 else UNSETTLED
             lack = "" if enough else f"the weights rest on {ess:.1f} trajectories, below {FEWEST}"
             lack = lack or ("" if drift <= CORRECTED else UNSETTLED)
-            value, ends = mean_ratio_interval(units[i], level=level)
             own = name == BASELINE and self.tail <= TAIL
+            value = float(units[i].mean())
+            fits = [s**2 * float(np.square(self.moves(k)[i]).mean()) for k, s in enumerate(self.share)]
+            parts = np.array([float(units[i].var(ddof=1)) / self.log.n, *fits])
+            se, wide = welch(parts, np.array([self.log.n - 1.0, *[freedom] * len(fits)]), level)
             main = Estimate(
-                value=value, lo=ends.lo, hi=ends.hi, se=ends.se, level=level, interval=ends.method, unit=self.unit,
-                n=self.log.n, policy=name, estimator=ON_POLICY if own else MAIN, ess=math.nan if own else ess,
-                valid=own or not lack, reason="" if own else lack,
+                value=value, lo=value - wide, hi=value + wide, se=se, level=level, unit=self.unit, n=self.log.n,
+                interval="trajectories, t" if own else "trajectories and members, t", policy=name,
+                estimator=ON_POLICY if own else MAIN, ess=math.nan if own else ess, valid=own or not lack,
+                reason="" if own else lack,
             )  # fmt: skip
             made.append(main)
-            parts = [value_parts(p.fitted) for p in self.pieces]
+            fitted = [value_parts(p.fitted)[0] for p in self.pieces]
             starts = [self._by_policy(p.fitted.starts.mean(axis=1))[i] for p in self.pieces]
             spread = sum(s**2 * x.var(ddof=1) / len(x) for s, x in zip(self.share, starts, strict=True))
             fits = [s**2 * float((self.fit_pairs(k)[i] ** 2).mean()) for k, s in enumerate(self.share)]
             se, wide = welch(
                 np.array([spread, *fits]), np.array([self.log.n - 1.0, *[freedom] * len(fits)]), level
             )
-            value = float(sum(s * self._by_policy(v[0])[i] for s, v in zip(self.share, parts, strict=True)))
+            value = float(sum(s * self._by_policy(v)[i] for s, v in zip(self.share, fitted, strict=True)))
             made.append(self.estimate_of(name, "NFQE", value, se, wide, level, not reason, reason, math.nan))
             members = [self._by_policy(weighted_by_member(p.weights, p.fitted))[i] for p in self.pieces]
             value = float(sum(s * m.mean() for s, m in zip(self.share, members, strict=True)))
@@ -198,10 +209,8 @@ class Valued:
                 i, j, gap = j, i, -gap
             parts = [float(gap.var(ddof=1)) / self.log.n]
             for k, s in enumerate(self.share):
-                own = [x for x in (i, j) if x > 0 or self.tail > TAIL]  # returns of the log have no fit
-                signs = {i: 1.0, j: -1.0}
-                move = sum(signs[x] * self.fit_pairs(k)[x] for x in own)
-                parts.append(s**2 * float(np.mean(np.square(move))))
+                moves = self.moves(k)
+                parts.append(s**2 * float(np.square(moves[i] - moves[j]).mean()))
             se, wide = welch(np.array(parts), np.array([self.log.n - 1.0, freedom, freedom]), narrow)
             value = float(gap.mean())
             agree = all(v[i] - v[j] > 0 for v in other.values())
@@ -258,8 +267,7 @@ class Valued:
         drawn = counts @ gap.T / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         gen = np.random.default_rng([rng, 3])
         for k, s in enumerate(self.share):
-            pairs = self.fit_pairs(k)
-            moves = pairs[1:] - (pairs[0] if self.tail > TAIL else 0.0)
+            moves = self.moves(k)[1:] - self.moves(k)[0]
             z = gen.standard_normal((replicates, moves.shape[1])) / math.sqrt(moves.shape[1])
             drawn = drawn + s * z @ moves.T
         return np.asarray(gap.mean(axis=1), np.float64), np.asarray(drawn, np.float64)

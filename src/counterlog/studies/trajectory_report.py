@@ -30,7 +30,7 @@ LOGS: dict[str, tuple[str, int]] = {
 }
 FULL = TrajectoryReportConfig(steps=1500, members=6, starts=4000)
 QUICK = TrajectoryReportConfig(
-    steps=250, members=2, starts=300, hidden=(32, 32), learners=("bc", "bc-best"), batch=64
+    steps=200, members=4, starts=300, hidden=(32, 32), learners=("bc", "bc-best"), batch=64
 )
 SEEDS = 5
 TRUE_ROWS = 800_000

@@ -75,16 +75,17 @@ def test_all_three_estimators_reach_the_exact_value(pieces):
         assert e.lo < true < e.hi and e.valid, e.estimator
 
 
-def test_a_member_moves_the_value_by_its_fit_alone(pieces):
-    from counterlog.estimate.neural_marginal_weights import doubly_robust_units, member_moves, member_units
+def test_pairs_of_halves_are_estimates_of_their_own(pieces):
+    from counterlog.estimate.neural_marginal_weights import doubly_robust_units, member_units, pair_moves
 
-    by_member = member_units(pieces.weights, pieces.fitted)
+    by_member, out = member_units(pieces.weights, pieces.fitted), ~pieces.fitted.inside
     assert_allclose(doubly_robust_units(pieces.weights, pieces.fitted), pieces.units)
-    m = by_member.shape[1]
-    out = ~pieces.fitted.inside
-    one = (by_member[0, 1] - pieces.units[0])[out[1]].mean() / np.sqrt(1 - 2 / m)
-    assert pieces.moves[0, 1] == pytest.approx(one)
-    assert_allclose(member_moves(pieces.weights, pieces.fitted), pieces.moves)
+    first = np.where(out[0], by_member[0, 0], by_member[0, 1]).mean()
+    second = np.where(out[2], by_member[0, 2], by_member[0, 3]).mean()
+    assert pieces.units[0].mean() == pytest.approx((first + second) / 2)
+    # two pairs: the variance of their mean is ((first - second) / 2)^2
+    moves = pair_moves(pieces.weights, pieces.fitted)
+    assert np.square(moves[0]).mean() == pytest.approx(((first - second) / 2) ** 2)
 
 
 def test_terminations_end_the_weights():

@@ -118,7 +118,7 @@ def test_a_policy_that_would_lose_is_said_to():
 
 
 def valued_by_hand(monkeypatch):
-    """Eight trajectories of one step that earn 0..7, one policy, two members: all pieces are chosen numbers."""
+    """Eight trajectories of one step that earn 0..7, one policy, four members: all pieces are chosen numbers."""
     from types import SimpleNamespace
 
     from counterlog.estimate.neural_fitted_q import NeuralFQEConfig
@@ -129,11 +129,11 @@ def valued_by_hand(monkeypatch):
         terminated=np.ones(8, bool),
     )  # fmt: skip
     fold = np.arange(8) % 2
-    config = NeuralFQEConfig(gamma=0.9, members=2)
+    config = NeuralFQEConfig(gamma=0.9, members=4)
     pieces = []
     for k in range(2):
-        starts = np.zeros((2, 2, 4))  # policy, member, trajectory
-        starts[1] = [[6.0] * 4, [4.0] * 4]
+        starts = np.zeros((2, 4, 4))  # policy, member, trajectory
+        starts[1] = [[6.0] * 4, [4.0] * 4] * 2
         gain = np.array([1.0, 2.0, 1.0, 2.0])
         units = np.stack([np.full(4, -99.0), np.arange(8.0)[fold == k] + gain])
         fitted = SimpleNamespace(config=config, starts=starts, moved=np.zeros(2), rows=None)
@@ -142,7 +142,7 @@ def valued_by_hand(monkeypatch):
             SimpleNamespace(fitted=fitted, units=units, moves=moves, ess=np.full(2, 20.0), weights=None)
         )
     monkeypatch.setattr(
-        trajectory_values, "weighted_by_member", lambda weights, fitted: np.array([[0.0, 0.0], [5.0, 5.0]])
+        trajectory_values, "weighted_by_member", lambda weights, fitted: np.array([[0.0] * 4, [5.0] * 4])
     )
     return trajectory_values.Valued(log, fold, pieces, [("logged", [0]), ("a", [1])])
 
@@ -151,7 +151,7 @@ def test_a_difference_and_its_error_worked_by_hand(monkeypatch):
     valued = valued_by_hand(monkeypatch)
     (found,) = valued.leads(0.95)
     assert (found.first, found.second, found.value, found.agree) == ("a", "logged", 1.5, True)
-    # gains 1, 2, .. over returns: variance 2/7, over 8; a member moves it by 1, folds weigh 1/2
+    # gains 1, 2, .. over returns: variance 2/7, over 8; a pair moves it by 1, folds weigh 1/2
     assert found.se == pytest.approx(math.sqrt(2 / 7 / 8 + 0.25 * 1 + 0.25 * 1))
     main = {e.policy: e for e in reversed(valued.estimates(0.95))}
     assert main["logged"].value == 3.5 and main["logged"].estimator == "Monte Carlo"

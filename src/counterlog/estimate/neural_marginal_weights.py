@@ -257,16 +257,15 @@ def doubly_robust_units(weights: Floats, fitted: FittedValues) -> Floats:
     return fitted.outside(member_units(weights, fitted))
 
 
-def member_moves(weights: Floats, fitted: FittedValues) -> Floats:
-    """(P, M) how far one member's terms are from those of all members that never saw the same trajectories, on average:
-    what differs is the fit. Scaled up by what its own part in that mean takes away; 0 for two members, whose halves
-    share nothing."""
-    by_member = member_units(weights, fitted)
-    m, outside = by_member.shape[1], ~fitted.inside
-    if m == 2:
-        return np.zeros(by_member.shape[:2])
-    apart = (by_member - fitted.outside(by_member)[:, None]) * outside
-    return np.asarray(apart.sum(axis=2) / outside.sum(axis=1) / math.sqrt(1 - 2 / m), np.float64)
+def pair_moves(weights: Floats, fitted: FittedValues) -> Floats:
+    """(P, M / 2) numbers whose mean square is the variance of (5) that comes from having fitted on these halves and no
+    others: the estimates of single pairs, each of which values all trajectories, from their mean, over sqrt(pairs - 1).
+    0 for one pair."""
+    by_member = member_units(weights, fitted) * ~fitted.inside
+    pairs = by_member.reshape(len(by_member), -1, 2, by_member.shape[2]).sum(axis=2).mean(axis=2)
+    return np.asarray(
+        (pairs - pairs.mean(axis=1, keepdims=True)) / math.sqrt(max(pairs.shape[1] - 1, 1)), np.float64
+    )
 
 
 def effective_trajectories(weights: Floats, fitted: FittedValues) -> Floats:
@@ -277,7 +276,7 @@ def effective_trajectories(weights: Floats, fitted: FittedValues) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class NeuralPieces:
-    """Fitted values, weights (P, M, N) and what follows: psi (P, n), what members move it (P, M), effective trajectories
+    """Fitted values, weights (P, M, N) and what follows: psi (P, n), `pair_moves` (P, M / 2), effective trajectories
     (P,)."""
 
     fitted: FittedValues
@@ -317,7 +316,7 @@ class NeuralMarginalWeights:
             raw = dice.weights()
         weights = normalised(raw, fitted)
         units = doubly_robust_units(weights, fitted)
-        moves, ess = member_moves(weights, fitted), effective_trajectories(weights, fitted)
+        moves, ess = pair_moves(weights, fitted), effective_trajectories(weights, fitted)
         return NeuralPieces(fitted, weights, units, moves, ess)
 
     def _check_dice(self, log: Episodes) -> None:
@@ -345,7 +344,7 @@ class NeuralDR(NeuralMarginalWeights):
     name = "NDR"
 
     def estimate(self, log: Episodes, policy: Any, *, rng: int = 0, **options: Any) -> Estimate:
-        """Equation (5); its error over trajectories and between members."""
+        """Equation (5); its error over trajectories and between pairs."""
         name = str(getattr(policy, "name", "")) if policy is not None else LOGGED
         return neural_estimates(self.fit(log, {name: policy}, rng=rng, **options), ("NDR",))[0]
 
@@ -386,11 +385,11 @@ def neural_estimates(pieces: NeuralPieces, estimators: Sequence[str] = NEURAL) -
             elif name == "NDR":
                 value = float(pieces.units[i].mean())
                 parts = [float(pieces.units[i].var(ddof=1)) / log.n, float(np.square(pieces.moves[i]).mean())]
-                se, wide = welch(np.array(parts), np.array([log.n - 1.0, c.members / 2]), c.level)
+                se, wide = welch(np.array(parts), np.array([log.n - 1.0, max(c.members / 2 - 1, 1)]), c.level)
                 found.append(
                     Estimate(
                         value=value, lo=value - wide, hi=value + wide, se=se, estimator=name,
-                        interval="trajectories and members, t",
+                        interval="trajectories and pairs, t",
                         notes=("values and weights of a trajectory come from networks that never saw it",), **shared,
                     )
                 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 A policy's value is the mean over all trajectories of its doubly robust units (NDR), each from the policy that was
 learnt on the other fold. A difference of two policies is paired by trajectory. Its error has two parts, taken as
-independent: the spread of the paired units over trajectories, and what the fit of one member moves their mean.
+independent: the spread of the paired units over trajectories, and between the estimates of single pairs of halves.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Valued:
         return float((self.c.gamma**self.log.lengths * cut).mean())
 
     def moves(self, k: int) -> Floats:
-        """(P, M) what one member's fit moves the doubly robust value of fold k; 0 for the log's own returns."""
+        """(P, M / 2) `pair_moves` of the doubly robust value of fold k; 0 for the log's own returns."""
         out = self._by_policy(self.pieces[k].moves)
         if self.tail <= TAIL:
             out[0] = 0.0
@@ -150,10 +150,10 @@ class Valued:
             value = float(units[i].mean())
             fits = [s**2 * float(np.square(self.moves(k)[i]).mean()) for k, s in enumerate(self.share)]
             parts = np.array([float(units[i].var(ddof=1)) / self.log.n, *fits])
-            se, wide = welch(parts, np.array([self.log.n - 1.0, *[freedom] * len(fits)]), level)
+            se, wide = welch(parts, np.array([self.log.n - 1.0, *[freedom - 1] * len(fits)]), level)
             main = Estimate(
                 value=value, lo=value - wide, hi=value + wide, se=se, level=level, unit=self.unit, n=self.log.n,
-                interval="trajectories, t" if own else "trajectories and members, t", policy=name,
+                interval="trajectories, t" if own else "trajectories and pairs, t", policy=name,
                 estimator=ON_POLICY if own else MAIN, ess=math.nan if own else ess, valid=own or not lack,
                 reason="" if own else lack,
             )  # fmt: skip
@@ -211,7 +211,7 @@ class Valued:
             for k, s in enumerate(self.share):
                 moves = self.moves(k)
                 parts.append(s**2 * float(np.square(moves[i] - moves[j]).mean()))
-            se, wide = welch(np.array(parts), np.array([self.log.n - 1.0, freedom, freedom]), narrow)
+            se, wide = welch(np.array(parts), np.array([self.log.n - 1.0, freedom - 1, freedom - 1]), narrow)
             value = float(gap.mean())
             agree = all(v[i] - v[j] > 0 for v in other.values())
             needed = rounds_for(se, self.log.n, value, POWER, level) if value and se > 0 else -1

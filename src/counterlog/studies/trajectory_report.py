@@ -28,11 +28,11 @@ LOGS: dict[str, tuple[str, int]] = {
     WEAK: ("pendulum-weak", 20_000),
     SHORT: ("pendulum-mix", 3200),
 }
-FULL = TrajectoryReportConfig(steps=1500, members=6, starts=4000)
+FULL = TrajectoryReportConfig(steps=1200, starts=4000)
 QUICK = TrajectoryReportConfig(
     steps=200, members=4, starts=300, hidden=(32, 32), learners=("bc", "bc-best"), batch=64
 )
-SEEDS = 5
+SEEDS = 4
 TRUE_ROWS = 800_000
 OWN = "the learner's critic"
 

@@ -171,8 +171,9 @@ class Mode:
         self.policy = policy.take(seed)
 
     def act(self, states: Any) -> Any:
-        """(n, k) actions."""
-        return self.policy.act(states)
+        """(n, k) actions, (n,) codes. A policy of few trajectories may be far from home in most of the log: it acts all
+        the same, as it would in the world, and `away_from_log` says so."""
+        return self.policy.act_stacked(np.asarray(states)[None])[0]
 
 
 class ModeOfCodes(Mode):
@@ -180,7 +181,7 @@ class ModeOfCodes(Mode):
 
     def probs(self, states: Any) -> Floats:
         """(n, actions), all mass on the most likely action."""
-        return np.asarray(np.eye(self.policy.actor.actions)[self.policy.act(states)], np.float64)
+        return np.asarray(np.eye(self.policy.actor.actions)[self.act(states)], np.float64)
 
 
 def deployed(policy: NeuralPolicy, seed: int) -> Mode:

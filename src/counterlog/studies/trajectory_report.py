@@ -28,11 +28,11 @@ LOGS: dict[str, tuple[str, int]] = {
     WEAK: ("pendulum-weak", 20_000),
     SHORT: ("pendulum-mix", 3200),
 }
-FULL = TrajectoryReportConfig(steps=1200, starts=4000)
+FULL = TrajectoryReportConfig(steps=1000, starts=4000)
 QUICK = TrajectoryReportConfig(
     steps=200, members=4, starts=300, hidden=(32, 32), learners=("bc", "bc-best"), batch=64
 )
-SEEDS = 4
+SEEDS = 3
 TRUE_ROWS = 800_000
 OWN = "the learner's critic"
 
@@ -221,8 +221,8 @@ def weight_rows(rng: int) -> list[dict[str, Any]]:
         k: float(episode_returns(Pendulum(4000), p.act, gamma=0.97, rng=9)[1].mean())
         for k, p in players.items()
     }
-    for learner in ("features", "bestdice", "dualdice"):
-        c = NeuralMarginalWeightsConfig(gamma=0.97, learner=learner, members=4, steps=1500)
+    for learner in ("features", "bestdice"):
+        c = NeuralMarginalWeightsConfig(gamma=0.97, learner=learner, members=4, steps=1000)
         pieces = NeuralMarginalWeights(c).fit(log, players, low=-2, high=2, rng=rng)
         rows += [
             {

@@ -19,8 +19,10 @@ Shapes      phi (N, m + 1), discrete actions a block each | w (P, M, N) | psi (P
 Units       value: discounted reward units a trajectory | w: steps (1 / (1 - gamma) on average), none for gamma = 0
 Raises      LogError: no reward | ConfigError: dice with gamma = 1, gendice or bestdice with terminations
             SupportError: every weight is 0 | ConvergenceError: no solution, a loss that is not finite
-Differs     papers train w and Q against each other by stochastic gradients: (3) does, and needs tuning a log. (2) takes both sides from the span of one learnt layer, where the saddle point is a linear
-            system, solved by each member on its own half of the trajectories. (5) crosses the halves.
+Differs     papers train w and Q against each other by stochastic gradients: (3) does, and needs tuning for every log.
+            (2) takes both sides from the span of one learnt layer, where the saddle point is a linear system, solved by
+            each member on its own half of the trajectories. (5) crosses the halves; its error adds the spread between
+            the estimates of single pairs of halves.
 Builds on   estimate/neural-fitted-q, estimate/marginal-weights
 """
 

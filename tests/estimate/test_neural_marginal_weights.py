@@ -88,6 +88,18 @@ def test_pairs_of_halves_are_estimates_of_their_own(pieces):
     assert np.square(moves[0]).mean() == pytest.approx(((first - second) / 2) ** 2)
 
 
+def test_a_policy_without_any_weight_is_not_valid(pieces):
+    from dataclasses import replace
+
+    from counterlog.estimate.neural_marginal_weights import effective_trajectories, normalised
+
+    none = normalised(np.zeros_like(pieces.weights), pieces.fitted)
+    assert not none.any()
+    bare = replace(pieces, weights=none, ess=effective_trajectories(none, pieces.fitted))
+    for e in neural_estimates(bare, ("NMIS", "NDR")):
+        assert not e.valid and "rest on 0.0 trajectories" in e.reason
+
+
 def test_terminations_end_the_weights():
     gen = np.random.default_rng(0)
     n = 400

@@ -18,7 +18,7 @@ Equation    w(s, a) = (discounted visits of the policy) / (share of the log's ro
 Shapes      phi (N, m + 1), discrete actions a block each | w (P, M, N) | psi (P, n)
 Units       value: discounted reward units a trajectory | w: steps (1 / (1 - gamma) on average), none for gamma = 0
 Raises      LogError: no reward | ConfigError: dice with gamma = 1, gendice or bestdice with terminations
-            SupportError: every weight is 0 | ConvergenceError: no solution, a loss that is not finite
+            SupportError: fewer than 4 trajectories | ConvergenceError: no solution, a loss that is not finite
 Differs     papers train w and Q against each other by stochastic gradients: (3) does, and needs tuning for every log.
             (2) takes both sides from the span of one learnt layer, where the saddle point is a linear system, solved by
             each member on its own half of the trajectories. (5) crosses the halves; its error adds the spread between
@@ -43,7 +43,7 @@ from counterlog.core import ragged
 from counterlog.core.bellman import solve
 from counterlog.core.config import param
 from counterlog.core.episodes import Episodes
-from counterlog.core.errors import ConfigError, SupportError, message
+from counterlog.core.errors import ConfigError, message
 from counterlog.core.policy_rows import LOGGED, Halves
 from counterlog.core.results import Estimate
 from counterlog.core.stacked_nets import ACTIVATIONS, Descent, StackedMLP, StackedTensors
@@ -222,19 +222,14 @@ class _Dice:
 
 
 def normalised(weights: Floats, fitted: FittedValues) -> Floats:
-    """Equation (4) within each member's own half; weights stay as they are where tasks terminate or gamma is 1.
-
-    Raises `SupportError` when a member's weights are all 0.
-    """
+    """Equation (4) within each member's own half; weights stay as they are where tasks terminate or gamma is 1, and
+    where a member found none above 0."""
     c, log = fitted.config, fitted.rows.log
-    mine = fitted.inside[:, log.owners[fitted.rows.use]]
-    means = (weights[:, :, fitted.rows.use] * mine).sum(axis=2) / mine.sum(axis=1)
-    if not (means > 0).all():
-        msg = message("every weight is 0", hint="the policy never does what was logged, or raise ridge")
-        raise SupportError(msg)
     if log.terminated.any() or c.gamma == 1 or c.truncation == "end":
         return weights
-    return np.asarray(weights / (means * (1 - c.gamma))[..., None], np.float64)
+    mine = fitted.inside[:, log.owners[fitted.rows.use]]
+    means = (weights[:, :, fitted.rows.use] * mine).sum(axis=2) / mine.sum(axis=1)
+    return np.asarray(weights / np.where(means > 0, means * (1 - c.gamma), 1.0)[..., None], np.float64)
 
 
 def weighted_by_member(weights: Floats, fitted: FittedValues) -> Floats:

@@ -161,8 +161,9 @@ class Rounds:
         if self._actions is None:
             loaded = "table" in self.__dict__
             column = self.table.lazy() if loaded else self.frame
-            distinct = nw.from_native(column).select(self.action_column).unique()
-            logged = collect(distinct)[self.action_column].to_list()
+            name = self.action_column  # grouped: `unique` ranks every row within its action on DuckDB
+            distinct = nw.from_native(column).group_by(name).agg(nw.len().alias(f"{name} rows"))
+            logged = collect(distinct)[name].to_list()
             listed = self.listed.explode().unique().to_list() if self.available_column else []
             self._actions = tuple(sorted({*logged, *(a for a in listed if a is not None)}))
         return self._actions

@@ -81,7 +81,7 @@ def sizes_of(note, folder, sizes):
 
 def size_of(note, path, n, engine):
     """Seconds and memory of one size on one engine."""
-    repeats = {1_000_000: 3, 10_000_000: 1}.get(n, 0)
+    repeats = {1_000_000: 3, 10_000_000: 3}.get(n, 0)
     found = note(f"scan {n} {engine}", lambda: ask("scan", path, engine, repeats))
     memory = {}
     for kind in KINDS if n <= CLUSTER_ROWS else KINDS[-1:]:

@@ -122,9 +122,9 @@ class DatasetCharacteristics:
         for k, part in enumerate(parts):
             chosen.check(part)
             say(f"counting pairs, part {k + 1}", 0.2)
-            for piece in tenths(part) if whole is not None and pairs.exact else (part,):
-                self.counting.count(piece, chosen, pairs, states)
-                sizes.append(piece.rows)
+            for piece in tenths(part) if whole is not None else (slice(0, part.rows),):
+                self.counting.count(part, chosen, pairs, states, piece)
+                sizes.append(piece.stop - piece.start)
             totals.add(part)
         say("quality", 0.7)
         tq = self._quality(totals, random, best, rng)

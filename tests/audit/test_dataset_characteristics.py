@@ -626,3 +626,12 @@ def test_machine_code_gives_the_keys_and_registers_of_numpy(discrete: bool) -> N
     assert np.array_equal(
         exact.keys(codes.state, codes.action)[1], exact.keys(codes.state, codes.action, fused=True)[1]
     )
+
+
+def test_a_log_with_too_many_pairs_is_sketched_and_nothing_exact_is_set_against_it() -> None:
+    log = walks(100)
+    p = check(log, config={"bins": 90, "most": 1200})
+    assert p.pairs.method == "hll" and p.good_coverage is None and p.drift == ()
+    assert p.pairs.value == pytest.approx(check(log, config={"bins": 90}).pairs.value, rel=0.05)
+    with pytest.raises(SupportError, match="counted by hll, the reference's by exact"):
+        check(log, reference=DatasetCharacteristics().reference(log.take(np.arange(10))), config={"most": 200})

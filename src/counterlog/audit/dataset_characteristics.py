@@ -106,6 +106,8 @@ class DatasetCharacteristics:
         grid        cells to use where there is no reference; the log's own by default (the first part's)
         possible    how many (state, action) pairs exist, where that is known
         plane       logs with known outcomes, for a recommendation
+
+        Of a log in parts, the behaviour's entropy and the sensitivity to the grid are those of the first part.
         """
         c, say = self.config, progress or (lambda what, share: None)
         whole = log if isinstance(log, Episodes) else None
@@ -224,12 +226,13 @@ class DatasetCharacteristics:
         return quality(totals.returns, ends[0], ends[1], level=c.level, joint=c.joint, rng=rng)
 
     def _good(self, log: Episodes | None, grid: CellGrid, pairs: Counter) -> float | None:
-        """Share of the pairs that the best quarter of episodes visits."""
+        """Share of the pairs that the best quarter of episodes visits; None when only one of the counts is exact."""
         if log is None or log.reward is None:
             return None
         counter = self.counting.counter()
         self.counting.count(best_quarter(log, self.config.gamma), grid, counter)
-        return counter.value().value / pairs.value().value
+        part, all_ = counter.value(), pairs.value()
+        return part.value / all_.value if part.method == all_.method else None
 
 
 def opened(log: Log) -> tuple[Episodes, Iterable[Episodes]]:

@@ -66,7 +66,7 @@ def test_a_minari_data_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(log.terminated[log.offsets[1:] - 1], True)
 
 
-def test_a_log_written_for_minari_comes_back_whole(tmp_path: Path) -> None:
+def test_a_log_written_for_minari_comes_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("minari", reason="needs the rl extra")
     from counterlog.core.minari_files import write_minari
     from counterlog.datasets.cart_pole import balancers, roll
@@ -76,6 +76,8 @@ def test_a_log_written_for_minari_comes_back_whole(tmp_path: Path) -> None:
     for name, log in logs.items():
         again = read_minari(write_minari(log, tmp_path / name, name=f"counterlog/{name}-v0"))
         assert again.fingerprint == log.fingerprint
+    monkeypatch.chdir(tmp_path)
+    assert read_minari(write_minari(log, "here", name="counterlog/here-v0")).fingerprint == log.fingerprint
     with pytest.raises(LogError, match="exists"):
         write_minari(log, tmp_path / "pole", name="x")
     with pytest.raises(LogError, match="no 'final_state'"), pytest.warns(EpisodeWarning):

@@ -134,8 +134,13 @@ def test_what_is_refused() -> None:
         Transitions.from_episodes(log(), low=-0.3, high=0.3)
     with pytest.raises(LogError, match="finite, low below high"):
         Transitions.from_episodes(log(), low=1, high=1)
-    with pytest.raises(SupportError, match="every reward is 1"):
-        Transitions.from_episodes(log(reward=np.ones(5)))
+    with pytest.raises(SupportError, match="every reward is 0"):
+        Transitions.from_episodes(log(reward=np.zeros(5)))
+    endless = {"terminated": np.zeros(5, bool), "truncated": np.array([0, 0, 1, 0, 1], bool)}
+    with pytest.raises(SupportError, match="every reward is 1"), pytest.warns(EpisodeWarning):
+        Transitions.from_episodes(log(reward=np.ones(5), final_state=None, **endless))
+    # a step survived is worth something where tasks end
+    assert len(Transitions.from_episodes(log(reward=np.ones(5))))
     with pytest.raises(LogError, match="trajectory 0 has 3 steps; expected at most 2"):
         Transitions.from_episodes(log(), longest=2)
     with pytest.raises(LogError, match="state is missing or not finite in 1 of 5 rows: row 1"):

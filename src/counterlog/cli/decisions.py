@@ -38,6 +38,20 @@ from counterlog.cli.log_options import (
     split,
 )
 from counterlog.cli.printing import command_line, content, print_json, print_line, print_table, progress
+from counterlog.cli.trajectories import (
+    BestReturn,
+    RandomReturn,
+    Reference,
+    SaveReference,
+    Setting,
+    State,
+    Step,
+    Terminated,
+    Trajectory,
+    Truncated,
+    audit_trajectories,
+    has_trajectories,
+)
 from counterlog.core.errors import ConfigError, message
 
 
@@ -202,15 +216,32 @@ def audit(
     example: Example = None,
     engine: Engine = None,
     policy: PolicySpecs = None,
+    trajectory: Trajectory = None,
+    t: Step = None,
+    state: State = None,
+    terminated: Terminated = None,
+    truncated: Truncated = None,
+    reference: Reference = None,
+    random_return: RandomReturn = None,
+    best_return: BestReturn = None,
+    save_reference: SaveReference = None,
+    set_: Setting = None,
     rng: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what a decision log can support: every finding with its severity and remedy."""
+    """Say what a log can support: every finding with its severity and remedy.
+
+    LOG is a decision log, or trajectories: a Minari or LeRobot folder, a .npz or .hdf5 file, or a table with
+    --trajectory. Of trajectories, the quality (TQ) and coverage (SACo) say which learners they are fit for.
+    """
+    if has_trajectories(options := locals()):
+        audit_trajectories(options)
+        return
     from counterlog.audit.decision_log import audit as run_audit
 
     say = progress(quiet)
-    rounds = read_sample(read_log(locals()), say)
+    rounds = read_sample(read_log(options), say)
     say("auditing", 0.0)
     result = run_audit(rounds, policy or (), rng=rng)
     if as_json:

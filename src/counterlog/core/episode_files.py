@@ -37,6 +37,21 @@ def read_episodes(path: str | os.PathLike[str]) -> Episodes:
     return readers[place.suffix](place)
 
 
+def holds_trajectories(path: str | os.PathLike[str]) -> bool:
+    """Whether `read_episodes` is meant: a folder with data/, a .npz, .hdf5 or .h5 file, or a LeRobot table."""
+    place = Path(path)
+    if place.is_dir():
+        return (place / "data").is_dir()
+    if place.suffix == ".parquet" and place.is_file():
+        import polars as pl
+
+        try:
+            return {"episode_index", "frame_index"} <= set(pl.scan_parquet(place).collect_schema().names())
+        except (OSError, pl.exceptions.PolarsError):
+            return False
+    return place.suffix in (".npz", ".hdf5", ".h5")
+
+
 def read_d4rl(path: str | os.PathLike[str], *, longest: int | None = None) -> Episodes:
     """From a D4RL HDF5 file: observations, actions, rewards, terminals, and timeouts where the file has them.
 

@@ -37,7 +37,9 @@ def write_minari(
         need_extra("minari.dataset.minari_storage", "rl").MinariStorage,
     )
     buffer = need_extra("minari.data_collector", "rl").EpisodeBuffer
-    target = Path(folder)
+    target = Path(
+        folder
+    ).absolute()  # Minari reads its own files by paths that a relative folder would double
     if target.exists():
         msg = message(f"{target} exists", hint="name a new folder, or delete that one")
         raise LogError(msg)

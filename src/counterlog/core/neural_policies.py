@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from counterlog.core.actor_heads import Actor, Head
+from counterlog.core.actor_heads import DISCRETE, Actor, Head
 from counterlog.core.errors import ConfigError, CounterlogError, SupportError, message
 from counterlog.core.files import write_whole
 from counterlog.core.results import Result
@@ -53,7 +53,7 @@ class NeuralPolicy:
     @property
     def stochastic(self) -> bool:
         """Whether the policy has a distribution."""
-        return self.actor.head.kind != "tanh"
+        return self.actor.head.kind not in ("tanh", "greedy", "allowed")
 
     def take(self, seed: int) -> NeuralPolicy:
         """One seed as a policy of its own."""
@@ -87,7 +87,7 @@ class NeuralPolicy:
 
     def probs(self, states: ArrayLike, *, seed: int = 0) -> Floats:
         """(n, actions) of a discrete policy."""
-        if self.actor.head.kind != "categorical":
+        if self.actor.head.kind not in DISCRETE:
             raise ConfigError(message(f"a policy with a {self.actor.head.kind} head has no probabilities"))
         with torch.no_grad():
             found = self.actor.take(seed).probs(self._scaled(states)[None])[0]

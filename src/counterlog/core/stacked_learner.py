@@ -189,12 +189,16 @@ class OfflineLearner(StackedLearner):
         )
         return self.policy(report)
 
+    def acting(self) -> Actor:
+        """A copy of the network that acts; a learner without a policy network makes one here."""
+        return self.actor.frozen()
+
     def policy(self, report: TrainingReport | None = None) -> NeuralPolicy:
         """The policies as they stand, copied. Raises `NotFittedError` before `start` or `fit`."""
         if not hasattr(self, "data"):
             raise NotFittedError(message("there is no policy yet", hint="call fit(log) first"))
         return NeuralPolicy(
-            actor=self.actor.frozen(),
+            actor=self.acting(),
             scale=self.data.scale,
             bounds=self.data.bounds,
             labels=self.data.labels,

@@ -118,7 +118,7 @@ class Transitions:
         longest  refuse trajectories with more steps than this
 
         Raises `LogError` for actions outside the bounds or trajectories that are too long, `SupportError` when every
-        reward is the same.
+        reward is the same and either 0 or without an end that would make longer lives worth more.
         """
         if longest is not None and int(log.lengths.max()) > longest:
             worst = int(log.lengths.argmax())
@@ -150,7 +150,8 @@ class Transitions:
         }
         if reward_needed or log.reward is not None:
             shaped = shaped_rewards(log, reward)
-            if reward_needed and np.ptp(shaped) == 0:
+            alike = np.ptp(shaped) == 0
+            if reward_needed and alike and (shaped[0] == 0 or not log.terminated.any()):
                 msg = message(
                     f"every reward is {shaped[0]:g}", hint="a log without better and worse teaches no value"
                 )

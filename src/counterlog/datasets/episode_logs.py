@@ -44,6 +44,21 @@ def _locomotion(name: str, rows: int, rng: int) -> Episodes:
     return locomotion_log(name, rows, rng=rng)
 
 
+def _grid(name: str, rows: int, rng: int) -> Episodes:
+    from counterlog.datasets.regimes import grid_log
+
+    return grid_log(name, rows, rng=rng)
+
+
+GRIDS = {"four-rooms": "four rooms, 104 cells", "lava-gap": "a gap in a wall of lava, 49 cells"}
+BEHAVIOURS = {
+    "random": "uniform actions",
+    "mixed": "80 % of the steps uniform, then the planned policy",
+    "replay": "uniform at first, the planned policy in the end, as a learner's record",
+    "noisy": "the planned policy, a fifth of its actions uniform",
+    "medium": "the planned policy, half of its actions uniform",
+    "expert": "the planned policy",
+}
 EPISODE_LOGS: dict[str, EpisodeLog] = {
     "pendulum-mix": EpisodeLog(
         "pendulum: 90 % uniform torques, 10 % a good controller", _pendulum, -2.0, 2.0
@@ -55,6 +70,7 @@ EPISODE_LOGS: dict[str, EpisodeLog] = {
     "hopper-linear-medium": EpisodeLog("MuJoCo Hopper-v5: a linear policy half-way", _locomotion),
     "hopper-linear-expert": EpisodeLog("MuJoCo Hopper-v5: the best linear policy", _locomotion),
     "hopper-linear-medium-expert": EpisodeLog("MuJoCo Hopper-v5: half of each", _locomotion),
+    **{f"{g}-{b}": EpisodeLog(f"{x}: {y}", _grid) for g, x in GRIDS.items() for b, y in BEHAVIOURS.items()},
 }
 
 

@@ -87,8 +87,8 @@ def check_groups(copies: int, groups: int) -> int:
 class GymnasiumEnvironment:
     """Copies of a Gymnasium environment in this process, reset in the step that ends them.
 
-    A copy remembers how its episode began and the actions since: a snapshot is played again when it is put back, exactly
-    for any environment whose randomness is Gymnasium's own generator.
+    A copy remembers how its episode began and the actions since. A snapshot is played again when it is put back:
+    exactly, for any environment whose randomness is Gymnasium's own generator.
 
     Raises `ConfigError` for spaces that are neither numbers in a vector nor one discrete choice, `MissingExtraError`
     without gymnasium, `SupportError` when a step gives numbers that are not finite.

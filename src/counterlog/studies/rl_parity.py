@@ -1,8 +1,8 @@
 """Study of the cores that act: PPO and SAC beside stable-baselines3's, with equal settings and equal budgets.
 
 Tests hold losses, gradients and updates to the peer's numbers on one batch. Here whole runs are compared: PPO on
-Hopper, SAC on the swing-up of a pendulum. Processor seconds are those of whole runs, the environment included; our seeds run in
-one pass, the peer's one after another. Needs stable-baselines3.
+Hopper, SAC on the swing-up of a pendulum. Processor seconds are those of whole runs, the
+environment included; our seeds run in one pass, the peer's one after another. Needs stable-baselines3.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
             Table(
                 title="Final returns with equal settings",
                 unit="reward per episode: PPO, last 20 training episodes on Hopper-v5; SAC, 20 episodes of the "
-                "pendulum from the same starts; interquartile mean over seeds with 90 % interval; processor seconds, one thread",
+                "pendulum from the same starts; interquartile mean over seeds with 90 % interval; processor seconds "
+                "on one thread",
                 rows=tuple(rows),
             ),
         ),

@@ -45,7 +45,7 @@ def standardised(advantage: Tensor) -> Tensor:
     """
     centred = advantage - advantage.mean(dim=1, keepdim=True)
     deviation = advantage.std(dim=1, keepdim=True)
-    flat = ~(deviation > TINY * (1 + advantage.abs().amax(dim=1, keepdim=True)))
+    flat = deviation <= TINY * (1 + advantage.abs().amax(dim=1, keepdim=True))
     if bool(flat.any()):
         warnings.warn(
             f"the advantages of {int(flat.sum())} seeds are all alike and count as 0: are the rewards constant?",

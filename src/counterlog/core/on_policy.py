@@ -8,7 +8,7 @@ action that was drawn.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from counterlog.core.actor_heads import Actor, Head
 from counterlog.core.advantages import generalised_advantages, standardised
 from counterlog.core.config import param
+from counterlog.core.environments import Moves
 from counterlog.core.errors import ConfigError, message
 from counterlog.core.online_learner import OnlineConfig, OnlineLearner
 from counterlog.core.running_moments import RewardNormaliser, StateNormaliser
@@ -83,41 +84,45 @@ class OnPolicyLearner(OnlineLearner):
 
     def collect(self) -> Batch:
         """A rollout (seeds, steps x copies) under the policy as it stands, with values and advantages."""
-        c, w, seeds = self.config, self.worlds, len(self.seeds)
+        c, w = self.config, self.worlds
         shape = (c.horizon, c.copies)
-        noise = self.acting.uniform(*shape) if w.discrete else self.acting.normal(*shape, w.action_size)
-        state = torch.empty(seeds, *shape, w.state_size)
-        following = torch.empty_like(state)
-        action = torch.empty(seeds, *shape, *(() if w.discrete else (w.action_size,)))
-        reward, ended, over = np.empty((3, seeds, *shape), np.float32)
-        cut, after = torch.empty(0, dtype=torch.bool), torch.empty(0)
-        with torch.no_grad():
+        states: list[Tensor] = []
+        actions: list[Tensor] = []
+        moves: list[Moves] = []
+        paid: list[Any] = []
+        cuts: dict[int, tuple[Tensor, Tensor]] = {}
+        with torch.inference_mode():
+            draw = self._drawing(shape)
             for t in range(c.horizon):
-                state[:, t] = self.look(w.states, update=True)
-                chosen, _ = self.actor.sample(state[:, t], noise[:, t])
-                action[:, t] = chosen
-                moved = w.step(chosen.numpy() if w.bounds is None else w.bounds.outwards(chosen.numpy()))
-                if t:
-                    following[:, t - 1] = successor(state[:, t], cut, after)
-                cut = torch.from_numpy(moved.truncated)
+                states.append(self.look(w.states, update=True))
+                actions.append(draw(states[-1], t))
+                chosen = actions[-1].numpy()
+                moved = w.step(chosen if w.bounds is None else w.bounds.outwards(chosen))
                 if moved.truncated.any():
-                    after = self.look(moved.next_state, update=False)
-                done = moved.done
-                reward[:, t], ended[:, t], over[:, t] = self.pay(moved.reward, done), done, moved.terminated
-            following[:, -1] = successor(self.look(w.states, update=False), cut, after)
+                    cuts[t] = torch.from_numpy(moved.truncated), self.look(moved.next_state, update=False)
+                moves.append(moved)
+                paid.append(self.pay(moved.reward, moved.done))
+            states.append(self.look(w.states, update=False))
+        with torch.no_grad():
+            state, action = torch.stack(states[:-1], dim=1), torch.stack(actions, dim=1)
+            following = torch.stack(states[1:], dim=1)
+            for t, (cut, last) in cuts.items():
+                following[:, t] = torch.where(cut[..., None], last, following[:, t])
             flat = {"state": state.flatten(1, 2), "action": action.flatten(1, 2)}
             value = self.value.values(flat["state"])
             next_value = self.value.values(following.flatten(1, 2))
             log_p = self.actor.log_prob(flat["state"], flat["action"])
-        paid, out, final = (torch.from_numpy(x).flatten(1) for x in (reward, ended, over))
-
-        steps = [x.unflatten(1, shape).transpose(0, 1) for x in (paid, value, next_value, final, out)]
+        reward, ended, over = (
+            torch.from_numpy(np.stack(x, axis=1)).float().flatten(1)
+            for x in (paid, [m.done for m in moves], [m.terminated for m in moves])
+        )
+        steps = [x.unflatten(1, shape).transpose(0, 1) for x in (reward, value, next_value, over, ended)]
         advantage = generalised_advantages(*steps, gamma=c.gamma, lam=c.lam).transpose(0, 1).flatten(1)
         rows = self.columns.join(
             {
                 **flat,
-                "reward": paid,
-                "terminated": final,
+                "reward": reward,
+                "terminated": over,
                 "log_propensity": log_p,
                 "value": value,
                 "advantage": advantage,
@@ -125,6 +130,16 @@ class OnPolicyLearner(OnlineLearner):
             }
         )
         return Batch(rows, self.columns)
+
+    def _drawing(self, shape: tuple[int, int]) -> Callable[[Tensor, int], Tensor]:
+        """(states, step) -> sampled actions, with the noise of the whole rollout drawn before."""
+        w, actor = self.worlds, self.actor
+        if w.discrete:
+            uniform = self.acting.uniform(*shape)
+            return lambda state, t: actor.sample(state, uniform[:, t])[0]
+        spread = actor["log_std"].clamp(actor.head.low, actor.head.high).exp()
+        noise = self.acting.normal(*shape, w.action_size) * spread[:, None]
+        return lambda state, t: actor(state) + noise[:, t]
 
     def minibatches(self, rollout: Batch, size: int, epochs: int) -> Iterator[Batch]:
         """Every row once an epoch in each seed's own order; the last batch of an epoch may be smaller.
@@ -142,11 +157,6 @@ class OnPolicyLearner(OnlineLearner):
             for index in order.split(size, dim=1):
                 picked = rows.index_select(0, (index + first).reshape(-1))
                 yield Batch(picked.view(seeds, index.shape[1], -1), rollout.columns, index)
-
-
-def successor(now: Tensor, cut: Tensor, last: Tensor) -> Tensor:
-    """The state that a step led to: the next one, but the last of its episode where a time limit cut it."""
-    return torch.where(cut[..., None], last, now) if bool(cut.any()) else now
 
 
 def entropy(actor: Actor, state: Tensor) -> Tensor:

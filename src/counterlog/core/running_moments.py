@@ -68,7 +68,7 @@ class StateNormaliser:
     def __call__(self, x: NDArray[Any], *, update: bool) -> Tensor:
         """(seeds, n, size) -> float32; `update=False` leaves the moments alone (evaluation, successors)."""
         if not self.on:
-            return torch.from_numpy(np.asarray(x, np.float32))
+            return torch.from_numpy(np.array(x, np.float32))  # a copy: environments may reuse their arrays
         if update:
             self.moments.update(x)
         scaled = (x - self.moments.mean[:, None]) / self.moments.divisor[:, None]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from counterlog.core.environments import GymnasiumEnvironment, MakeEnvironment, Moves, Resumable
-from counterlog.core.errors import ConfigError, message
+from counterlog.core.errors import ConfigError, SupportError, message
 from counterlog.core.scaling import ActionBounds
 from counterlog.core.seed_streams import checked_seeds, numpy_stream
 
@@ -69,13 +69,12 @@ class SeedEnvironments:
     def step(self, action: Any) -> Moves:
         """One step of all copies of all seeds; actions in the environment's unit."""
         moved = [env.step(a) for env, a in zip(self.each, action, strict=True)]
-        found = Moves(
-            np.stack([m.next_state for m in moved]),
-            np.stack([m.reward for m in moved]),
-            np.stack([m.terminated for m in moved]),
-            np.stack([m.truncated for m in moved]),
-            np.stack([m.state for m in moved]),
-        )
+        names = ("next_state", "reward", "terminated", "truncated", "state")
+        if len(moved) == 1:
+            found = Moves(*(np.array(getattr(moved[0], name))[None] for name in names))  # a copy
+        else:
+            found = Moves(*(np.stack([getattr(m, name) for m in moved]) for name in names))
+        self._check(found, action)
         self.running += found.reward
         self.ages += 1
         if (done := found.done).any():
@@ -86,6 +85,17 @@ class SeedEnvironments:
             self.running[done], self.ages[done] = 0, 0
         self.states = found.state
         return found
+
+    def _check(self, found: Moves, action: Any) -> None:
+        """Raises `SupportError` for numbers that are not finite."""
+        for name, array in (("reward", found.reward), ("next_state", found.next_state)):
+            if not np.isfinite(array).all():
+                k, i = np.argwhere(~np.isfinite(array))[0][:2]
+                msg = message(
+                    f"{name} of seed {self.seeds[k]}, copy {i} is not finite at step {int(self.ages[k, i]) + 1} "
+                    f"of an episode of {self.name}"
+                )
+                raise SupportError(message(msg, hint=f"the action was {np.asarray(action)[k, i].tolist()}"))
 
     def recent(self) -> dict[str, Tensor]:
         """`return` and `length`: means of each seed's last 20 finished episodes; nothing until every seed has one."""

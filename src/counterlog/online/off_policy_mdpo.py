@@ -109,10 +109,9 @@ class OffPolicyMDPO(OffPolicyLearner):
         self.value_target = self.value.frozen()
         start = c.entropy_weight or 1.0
         self.temperature = Temperature(self.seeds, target_entropy=-float(k), start=start)
-        nets = (self.actor, self.critic, self.value, self.temperature)
-        self.actor_descent, self.critic_descent, self.value_descent, self.temperature_descent = (
-            Descent(net, lr=c.lr) for net in nets
-        )
+        self.actor_descent = Descent(self.actor, lr=c.lr)
+        self.values_descent = Descent(self.critic, self.value, lr=c.lr)
+        self.temperature_descent = Descent(self.temperature, lr=c.lr)
 
     def explore(self, state: Tensor) -> Tensor:
         """Samples, or the mean."""
@@ -166,8 +165,7 @@ class OffPolicyMDPO(OffPolicyLearner):
         if c.regulariser:
             loss = loss + c.regulariser * moments_penalty(mean, log_std)
         self.actor_descent.step(loss)
-        self.critic_descent.step(critic_loss)
-        self.value_descent.step(value_loss)
+        self.values_descent.step(critic_loss + value_loss)  # no parameter is in both
         if c.learn_entropy:
             self.temperature_descent.step(self.temperature.loss(log_p))
         self.value_target.follow(self.value, c.tau)

@@ -23,7 +23,7 @@ from counterlog.online.ppo import PPO, PPOConfig
 from counterlog.online.sac import SAC, SACConfig
 
 OURS, PEER = "counterlog", "stable-baselines3"
-FULL = {"ppo": 40_960, "sac": 5_000, "seeds": 3}
+FULL = {"ppo": 30_720, "sac": 5_000, "seeds": 3}
 QUICK = {"ppo": 0, "sac": 900, "seeds": 1}
 STARTS, START_RNG, LEVEL = 20, 1000, 0.90
 

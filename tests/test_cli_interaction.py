@@ -66,6 +66,10 @@ def test_its_log_teaches_a_learner_with_a_replay_and_a_learner_without_a_simulat
     clone = run("learn", log, "--system", "bc", "--bounds=-2,2", "--set", "hidden=8", "--set", "steps=10", "--quiet",
                 "--out", tmp_path / "c.safetensors")  # fmt: skip
     assert clone.exit_code == 0, clone.output
+    alone = run("learn", log, "--system", system, "--bounds=-2,2", *tiny, "--set", "steps=5",
+                "--out", tmp_path / "d.safetensors")  # fmt: skip
+    assert alone.exit_code == 0, alone.output
+    assert NeuralPolicy.load(tmp_path / "d.safetensors").origin["environment"].startswith("log ")
 
 
 def test_a_stopped_run_goes_on_to_the_same_policy(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def fit_episodes(
     found = card(slug)
     learner = _configured(found, config, options)
     low, high = bounds or (None, None)
-    policy = learner.fit(log, rng=rng, low=low, high=high, folder=folder, progress=progress)
+    fit = getattr(learner, found.verb)  # learners that act as well improve from a log alone
+    policy = fit(log, rng=rng, low=low, high=high, folder=folder, progress=progress)
     saved: Path = policy.save(out)
     policy.report.save(out.with_suffix(".json"))
     last: dict[Any, dict[str, Any]] = {row.get("seed"): row for row in policy.report.records()}

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from counterlog.core.actor_heads import Actor, Head, normal_log_density  # noqa: E402
 from counterlog.core.errors import ConfigError, LogError, NotFittedError  # noqa: E402
+from counterlog.core.rl_evaluation import evaluate_policy  # noqa: E402
 from counterlog.core.stacked_critics import Critic  # noqa: E402
 from counterlog.core.stacked_nets import Descent, StackedTensors  # noqa: E402
 from counterlog.datasets.pendulum import Pendulum, pendulum_log  # noqa: E402
@@ -189,6 +190,13 @@ def test_from_a_log_alone_the_first_anchor_is_a_clone_of_its_policy() -> None:
     batch = cloned.draw()
     good, bad = (x.old.log_prob(batch.state, batch.action).mean().item() for x in (cloned, raw))
     assert good > bad + 0.5
+
+
+@pytest.mark.slow
+def test_with_the_full_pull_it_learns_to_swing_up() -> None:
+    c = {"steps": 6500, "hidden": (64, 64), "batch": 128, "warmup": 500, "lr": 1e-3, "refresh": 250, "c": 1.0}
+    policy = OffPolicyMDPO(OffPolicyMDPOConfig(**c)).improve(Pendulum)
+    assert evaluate_policy(policy, Pendulum, starts=10).value > -300
 
 
 def test_what_is_refused() -> None:

@@ -182,10 +182,18 @@ def test_rows_of_a_log_enter_the_replay_first() -> None:
     assert learner.replay.rows[0, 3].item() == pytest.approx(log.action[0, 0] / 2, abs=1e-6)
 
 
+def test_a_run_does_not_go_on_with_another_log(tmp_path) -> None:
+    logs = [record_episodes(Pendulum(1), uniform_torque, rng=r) for r in (0, 1)]
+    SAC(SACConfig(**SMALL)).improve(Pendulum, log=logs[0], folder=tmp_path)
+    with pytest.raises(ConfigError, match="another run"):
+        SAC(SACConfig(**SMALL)).improve(Pendulum, log=logs[1], folder=tmp_path)
+
+
 def test_a_log_alone_is_learnt_from() -> None:
     log = pendulum_log("pendulum-mix", 2000)
     policy = SAC(SACConfig(**SMALL)).improve(log, low=-2, high=2)
     assert policy.origin["environment"] == f"log {log.fingerprint}"
+    policy.check_log(log.fingerprint)
     assert policy.act(log.state[:4]).shape == (4, 1)
 
 

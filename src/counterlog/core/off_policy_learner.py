@@ -10,7 +10,6 @@ import os
 import time
 from abc import abstractmethod
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
@@ -22,12 +21,25 @@ from counterlog.core.errors import ConfigError, message
 from counterlog.core.neural_policies import NeuralPolicy
 from counterlog.core.online_learner import Environment, OnlineConfig, OnlineLearner, continuous_only
 from counterlog.core.replay import Replay
+from counterlog.core.scaling import ActionBounds
 from counterlog.core.stacked_learner import Evaluate
-from counterlog.core.training_loop import Metrics, Progress
+from counterlog.core.training_loop import Metrics, Progress, TrainingReport
 from counterlog.core.transition_rows import Batch, Columns
 from counterlog.core.transitions import Transitions
 
 ROLES = ("state", "action", "reward", "next_state", "terminated")
+
+
+@dataclass(frozen=True)
+class LoggedWorld:
+    """What a learner must know of an environment that it sees through a log alone."""
+
+    name: str
+    reward_unit: str
+    state_size: int
+    action_size: int
+    bounds: ActionBounds | None
+    discrete: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +59,9 @@ class OffPolicyLearner(OnlineLearner):
     """Write `build_networks` and `update(batch)`; `explore` says how actions are chosen while collecting."""
 
     config: OffPolicyConfig
-    alone = False
+    alone = False  # nothing is played: all rows are a log's
+    logged = 0  # rows of a log in the replay
+    _log: Episodes | None = None
 
     @abstractmethod
     def build_networks(self) -> None:
@@ -58,7 +72,7 @@ class OffPolicyLearner(OnlineLearner):
         c, w = self.config, self.worlds
         continuous_only(w, type(self).__name__)
         widths = {"state": w.state_size, "action": w.action_size, "reward": 0, "next_state": w.state_size}
-        room = min(c.capacity, c.steps + c.copies + getattr(self, "logged", 0))
+        room = min(c.capacity, c.steps + c.copies + self.logged)
         self.replay = Replay(Columns({**widths, "terminated": 0}), seeds=len(self.seeds), capacity=room)
         self.build_networks()
 
@@ -126,16 +140,15 @@ class OffPolicyLearner(OnlineLearner):
         options: dict[str, Any] = {"rng": rng, "evaluate": evaluate, "folder": folder, "progress": progress}
         if isinstance(environment, Episodes):
             return self._from_log(environment, low, high, evaluate_every, save_every, **options)
-        self.alone, self.logged = False, 0 if log is None else log.rows
-        self._extra = log
+        self.alone, self._log = False, log
+        self.logged, self.fingerprint = (0, "") if log is None else (log.rows, log.fingerprint)
         return super().improve(environment, evaluate_every=evaluate_every, save_every=save_every, **options)
 
     def begin(self, environment: Environment, *, rng: int = 0) -> Self:
         """As for every learner that acts; the rows of the log that `improve` was given enter the replay."""
         super().begin(environment, rng=rng)
-        log: Episodes | None = getattr(self, "_extra", None)
-        if log is not None and self.worlds.bounds is not None:
-            bounds = self.worlds.bounds
+        log, bounds = self._log, self.worlds.bounds
+        if log is not None and bounds is not None:
             self.add_log(
                 Transitions.from_episodes(log, states="none", low=bounds.low, high=bounds.high),
                 self.worlds.name,
@@ -154,6 +167,13 @@ class OffPolicyLearner(OnlineLearner):
             role: data.column(role)[-room:].expand(seeds, *data.column(role)[-room:].shape) for role in ROLES
         }
         self.replay.add(parts)
+
+    def policy(self, report: TrainingReport | None = None) -> NeuralPolicy:
+        """As for every learner that acts; its origin names the log that was learnt from."""
+        found = super().policy(report)
+        if self.fingerprint:
+            found.origin["log"] = self.fingerprint
+        return found
 
     def before_log(self) -> None:
         """What a learner does first when nothing will be played; the replay holds the log."""
@@ -177,16 +197,11 @@ class OffPolicyLearner(OnlineLearner):
             raise ConfigError(msg)
         data = Transitions.from_episodes(log, states="none", low=low, high=high)
         self.seeds = tuple(range(rng, rng + c.seeds))
-        self.worlds: Any = SimpleNamespace(
-            name=f"log {data.fingerprint}",
-            reward_unit=data.reward_unit,
-            state_size=data.state_size,
-            action_size=data.action_size,
-            discrete=False,
-            bounds=data.bounds,
+        self.worlds: Any = LoggedWorld(
+            f"log {data.fingerprint}", data.reward_unit, data.state_size, data.action_size, data.bounds
         )
         self.begin_streams()
-        self.logged, self.alone = len(data), True
+        self.logged, self.alone, self.fingerprint = len(data), True, data.fingerprint
         self.build()
         self.add_log(data, "the log")
         self.before_log()

@@ -56,6 +56,7 @@ class OnlineLearner(StackedLearner):
     config: OnlineConfig
     actor: Actor
     annealed = False
+    fingerprint = ""  # of the log that was learnt from, where there is one
 
     @abstractmethod
     def build(self) -> None:
@@ -138,7 +139,7 @@ class OnlineLearner(StackedLearner):
     ) -> NeuralPolicy:
         system = type(self).__name__
         config = self.config.to_dict() if self.annealed else {**self.config.to_dict(), "steps": 0}
-        said = json.dumps({**config, "environment": what, "rng": rng})
+        said = json.dumps({**config, "environment": what, "log": self.fingerprint, "rng": rng})
         history = run_training(
             advance,
             steps=rounds,

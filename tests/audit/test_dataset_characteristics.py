@@ -634,4 +634,6 @@ def test_a_log_with_too_many_pairs_is_sketched_and_nothing_exact_is_set_against_
     assert p.pairs.method == "hll" and p.good_coverage is None and p.drift == ()
     assert p.pairs.value == pytest.approx(check(log, config={"bins": 90}).pairs.value, rel=0.05)
     with pytest.raises(SupportError, match="counted by hll, the reference's by exact"):
-        check(log, reference=DatasetCharacteristics().reference(log.take(np.arange(10))), config={"most": 200})
+        check(
+            log, reference=DatasetCharacteristics().reference(log.take(np.arange(10))), config={"most": 200}
+        )

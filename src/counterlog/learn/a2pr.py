@@ -35,7 +35,7 @@ from counterlog.core.action_vae import ActionVAE, at_a_bound, kl_to_prior
 from counterlog.core.actor_heads import Actor
 from counterlog.core.config import param
 from counterlog.core.episodes import EpisodeWarning
-from counterlog.core.errors import ConfigError, LogError, NotFittedError, message
+from counterlog.core.errors import ConfigError, ConvergenceError, LogError, NotFittedError, message
 from counterlog.core.nearest_pairs import NearestPairs
 from counterlog.core.results import Result
 from counterlog.core.seed_streams import SeedStreams
@@ -188,7 +188,8 @@ class A2PR(TD3BC):
         self.latents = SeedStreams(self.seeds, "latents")
         self.watch = StackedTensors({"positive": ()}, self.seeds).frozen()
         if NEAREST in self.sources:
-            self.index = NearestPairs(data.column("state"), data.column("action"), beta=c.beta)
+            state, action = data.column("state"), data.column("action")
+            self.index = NearestPairs(state, action, beta=c.beta)
 
     def update(self, batch: Batch) -> Metrics:
         """Critics, V, VAE; every `policy_every` steps the actor and the targets."""
@@ -278,6 +279,9 @@ class A2PR(TD3BC):
             if batch.index is None:
                 hint = "draw it with Transitions.batch"
                 raise ConfigError(message("a batch without row numbers", hint=hint))
+            if not bool(held.isfinite().all()):
+                msg = message(f"the policy's actions are not finite at update {self.updates}")
+                raise ConvergenceError(message(msg, hint="lower lr, or scale the rewards"))
             found = self.index.of_rows(batch.index.reshape(-1), held.flatten(0, 1))
             targets[NEAREST] = self.data.column("action")[found.row[:, 0]].view_as(held)
         with torch.no_grad():

@@ -60,7 +60,7 @@ def cell(name: str, method: str, settings: dict[str, Any], rng: int) -> dict[str
         policy = made.fit(pendulum_log(name, rng=rng), rng=100 * rng, low=Pendulum.low, high=Pendulum.high)
     total, _ = stacked_returns(policy, Pendulum, starts=STARTS, gamma=GAMMA, rng=START_RNG)
     found: dict[str, Any] = {"log": name, "method": method, "last": total.mean(axis=1).tolist()}
-    for metric in ("self_match", "distance_median", "distance_95", "listed"):
+    for metric in ("self_match", "distance_median", "distance_95"):
         known = isinstance(made, PRDC)
         found[metric] = float(np.mean(policy.report.last(metric))) if known else None  # type: ignore[union-attr]
     return found
@@ -126,7 +126,7 @@ def row(c: dict[str, Any], rng: int) -> dict[str, Any]:
 
 
 def _neighbours(c: dict[str, Any]) -> dict[str, Any]:
-    return {k: c[k] for k in ("self_match", "distance_median", "distance_95", "listed")}
+    return {k: c[k] for k in ("self_match", "distance_median", "distance_95")}
 
 
 def controller_row() -> dict[str, Any]:

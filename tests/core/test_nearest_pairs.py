@@ -149,3 +149,17 @@ def test_what_is_refused() -> None:
         NearestPairs(state, action[:5], beta=1.0)
     with pytest.raises(ConfigError, match="one row or more"):
         NearestPairs(state, action, beta=1.0, among=np.array([], np.int64))
+
+
+def test_the_rows_own_pair_bounds_the_search_and_changes_no_answer() -> None:
+    state, action = rows_of(2000, 3, 2)
+    state, action = torch.cat([state, state[:50]]), torch.cat([action, action[:50]])  # ties too
+    row = torch.cat([torch.arange(150), torch.arange(2000, 2050)])
+    gen = torch.Generator().manual_seed(5)
+    for spread in (0.0, 0.01, 0.5):
+        asked = action[row] + spread * torch.randn(200, 2, generator=gen)
+        index = NearestPairs(state, action, beta=1.0)
+        index._searches, index._by_tree = 1, True
+        found = index.of_rows(row, asked)
+        wanted = explicit(state, action, state[row], asked, 1.0)
+        assert (found.row[:, 0].numpy() == wanted.argmin(axis=1)).all()

@@ -374,13 +374,21 @@ def test_the_same_rng_gives_the_same_policy_and_another_gives_another() -> None:
 @pytest.mark.slow
 def test_on_a_noisy_controllers_log_it_earns_more_than_td3_bc() -> None:
     log = pendulum_log("pendulum-eps")
-    base = {"hidden": (32, 32), "batch": 64, "steps": 4000, "gamma": 0.97, "seeds": 2, "lr": 1e-3}
-    ours = A2PR(A2PRConfig(critic_hidden=(32, 32), vae_hidden=(64, 64), **base))
+    base = {
+        "hidden": (64, 64),
+        "batch": 64,
+        "steps": 2500,
+        "gamma": 0.97,
+        "seeds": 2,
+        "lr": 1e-3,
+        "tau": 0.01,
+    }
+    ours = A2PR(A2PRConfig(critic_hidden=(64, 64), vae_hidden=(128, 128), **base))
     score = [
         evaluate_policy(learner.fit(log, low=-2, high=2), Pendulum, gamma=0.97).value
         for learner in (ours, TD3BC(TD3BCConfig(**base)))
     ]
-    assert score[0] > score[1] + 100
+    assert score[0] > score[1] + 250
 
 
 def test_it_says_when_advantages_have_one_sign() -> None:

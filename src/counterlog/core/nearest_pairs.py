@@ -23,10 +23,12 @@ from counterlog.core.errors import ConfigError, message
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
 
+Floats = NDArray[np.float64]
 BLOCK, RUN = 2048, 128  # pairs of a product; pairs of them that share a minimum
 SPARE = 2  # runs beyond those asked for: they absorb the product's rounding
 ROUNDING = 4e-6  # of a product in single precision, relative to the squared norms
 TIED = 1e-5  # distances this close, relatively, are compared again
+GROUPS = 4  # of questions with bounds alike
 TRIAL, TRIED = 200, 32  # searches between trials of the two ways, and questions of a trial
 
 
@@ -69,7 +71,11 @@ class NearestPairs:
     def of_rows(self, row: Tensor, action: Tensor, k: int = 1) -> Pairs:
         """The k pairs nearest to (state of `row`, `action`).  (n,) row numbers, (n, columns) actions."""
         self._check(k)
-        return self._search(torch.cat([self.state.index_select(0, row), action.float()], dim=1), k)
+        action = action.float()
+        bound = None
+        if k == 1 and self.size == self.rows:  # the row's own pair is one of them
+            bound = (action - self.action.index_select(0, row)).square_().sum(dim=1).sqrt_().double().numpy()
+        return self._search(torch.cat([self.state.index_select(0, row), action], dim=1), k, bound)
 
     def of_pairs(self, state: Tensor, action: Tensor, k: int = 1) -> Pairs:
         """The k pairs nearest to any (state, action), (n, columns) each."""
@@ -96,7 +102,7 @@ class NearestPairs:
             msg = message(f"{k} neighbours asked for", expected=f"1 to {self.size:,}, the pairs there are")
             raise ConfigError(msg)
 
-    def _search(self, query: Tensor, k: int) -> Pairs:
+    def _search(self, query: Tensor, k: int, bound: Floats | None = None) -> Pairs:
         if self._searches % TRIAL == 0:
             some = query[:TRIED]
             by_tree, by_product = (
@@ -104,7 +110,7 @@ class NearestPairs:
             )
             self._by_tree = by_tree < by_product
         self._searches += 1
-        local = self._tree_search(query, k) if self._by_tree else self._product_search(query, k)
+        local = self._tree_search(query, k, bound) if self._by_tree else self._product_search(query, k)
         return Pairs(self.ids[local], *self._parts(local, query))
 
     def _parts(self, local: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,18 +140,25 @@ class NearestPairs:
 
         return cKDTree(self.keys.double().numpy() @ self._axes)
 
-    def _tree_search(self, query: Tensor, k: int) -> Tensor:
-        """By the tree: one neighbour more shows where a tie may hide, and there all of the tied are looked at."""
+    def _tree_search(self, query: Tensor, k: int, bound: Floats | None = None) -> Tensor:
+        """By the tree: one neighbour more shows where a tie may hide, and there all of the tied are looked at.
+
+        `bound` are distances within which a pair is known to lie: questions with alike ones are asked together.
+        """
         turned = query.double().numpy() @ self._axes
         wide = min(k + 1, self.size)
-        answer: Any = self._tree.query(turned, k=np.arange(1, wide + 1))
-        far, at = answer
+        far, at = np.empty((len(turned), wide)), np.empty((len(turned), wide), np.int64)
+        groups = [np.arange(len(turned))] if bound is None else np.array_split(bound.argsort(), GROUPS)
+        for part in groups:
+            most = np.inf if bound is None else bound[part].max(initial=0) * (1 + 2 * TIED) + 1e-5
+            answer: Any = self._tree.query(turned[part], k=np.arange(1, wide + 1), distance_upper_bound=most)
+            far[part], at[part] = answer
         out = self._best(torch.from_numpy(np.sort(at, axis=1)), query, k)
         if wide > k:
             edge = far[:, k - 1] * (1 + TIED) + 1e-12
             for i in np.flatnonzero(far[:, k] <= edge):
                 tied: Any = self._tree.query_ball_point(turned[i], edge[i])
-                some = torch.tensor(sorted({*tied, *at[i].tolist()}))[None]
+                some = torch.tensor(sorted({*tied, *at[i, :k].tolist()}))[None]
                 out[i] = self._best(some, query[i : i + 1], k)
         return out
 

@@ -135,12 +135,16 @@ def timed(work):
 
 
 def updates(learner):
+    """Turns of updates from the policy as it is; a hundred first, so that the faster way of searching is known."""
     begun = learner.actor.flat.clone()
 
     def once():
         learner.update(learner.draw())
 
     go = timed(once)
+    for _ in range(10):
+        learner.actor.flat.copy_(begun)
+        go(10)
 
     def turn(n):
         learner.actor.flat.copy_(begun)
@@ -212,6 +216,7 @@ def main():
             sides["d3rlpy PRDC"] = (peer.ask, 4)
         at[name] = take_turns(sides)
         search[name] = searches(ours.index, ours, gen)
+        at[name]["PRDC's search"] = "tree" if ours.index._cost[0] < ours.index._cost[1] else "product"
     if peer:
         peer.close()
     pairs = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from unittest.mock import Mock
-
 import numpy as np
 import pytest
 
@@ -74,14 +72,21 @@ def test_the_tree_and_the_product_agree_with_brute_force(monkeypatch, by_tree, d
 def test_the_faster_way_is_chosen_and_answers_do_not_depend_on_it(monkeypatch) -> None:
     state, action = rows_of(3000, 3, 1)
     _, asked = rows_of(300, 3, 1, rng=2)
+    index, row, ways = NearestPairs(state, action, beta=0.3), torch.arange(300), []
+    for way, name in enumerate(("_tree_search", "_product_search")):
+        search = getattr(index, name)
+        monkeypatch.setattr(index, name, lambda *a, way=way, search=search: (ways.append(way), search(*a))[1])
     found = []
-    for costs in ([1.0, 2.0], [2.0, 1.0]):  # of the tree, of the product
-        monkeypatch.setattr("counterlog.core.nearest_pairs._seconds", Mock(side_effect=costs))
-        index = NearestPairs(state, action, beta=0.3)
-        found.append(index.of_rows(torch.arange(300), asked))
-        assert index._by_tree is (costs[0] < costs[1])
+    for cost in ([1.0, 2.0], [2.0, 1.0]):
+        index._cost = list(cost)
+        found.append(index.of_rows(row, asked))
+    assert ways == [0, 1]
     assert torch.equal(found[0].row, found[1].row)
     assert torch.equal(found[0].squared, found[1].squared)
+    index._searches, index._cost = 49, [0.0, 9.0]
+    index.of_rows(row, asked)
+    assert ways[2:] == [1]  # the slower one is tried again
+    assert index._cost[1] < 9.0
 
 
 @pytest.mark.parametrize("d", [2, 20])
@@ -159,7 +164,7 @@ def test_the_rows_own_pair_bounds_the_search_and_changes_no_answer() -> None:
     for spread in (0.0, 0.01, 0.5):
         asked = action[row] + spread * torch.randn(200, 2, generator=gen)
         index = NearestPairs(state, action, beta=1.0)
-        index._searches, index._by_tree = 1, True
+        index._cost = [0.0, 9.0]  # the tree
         found = index.of_rows(row, asked)
         wanted = explicit(state, action, state[row], asked, 1.0)
         assert (found.row[:, 0].numpy() == wanted.argmin(axis=1)).all()

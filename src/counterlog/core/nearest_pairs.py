@@ -1,16 +1,15 @@
 """The logged pair nearest to a state and an action, exactly:  d^2 = beta^2 |x - x_i|^2 + |a - a_i|^2.
 
-Two ways; which one is faster here is measured now and then. A tree over the pairs, turned to their principal axes so
-that it cuts where they spread, answers question by question. A product scores all pairs, in blocks that stay in the
-cache; it wins where a tree cannot prune. Ties go to the lowest row. Distances are single precision.
+Two ways; the one that was faster is taken, the other tried now and then. A tree over the pairs, turned to their
+principal axes so that it cuts where they spread, answers question by question. A product scores all pairs, in blocks
+that stay in the cache; it wins where a tree cannot prune. Ties go to the lowest row. Distances are single precision.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +27,8 @@ BLOCK, RUN = 2048, 128  # pairs of a product; pairs of them that share a minimum
 SPARE = 2  # runs beyond those asked for: they absorb the product's rounding
 ROUNDING = 4e-6  # of a product in single precision, relative to the squared norms
 TIED = 1e-5  # distances this close, relatively, are compared again
-GROUPS = 4  # of questions with bounds alike
-TRIAL, TRIED = 200, 32  # searches between trials of the two ways, and questions of a trial
+GROUPS = 16  # of questions with bounds alike
+TRIAL = 50  # every so many searches go the way that was slower
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class NearestPairs:
         self.size = len(ids)
         self.width = self.state.shape[1]
         self.action = self.keys[:, self.width :].contiguous()
-        self._searches, self._by_tree = 0, True
+        self._searches, self._cost = 0, [0.0, 0.0]  # processor seconds a question, last time: tree, product
 
     def of_rows(self, row: Tensor, action: Tensor, k: int = 1) -> Pairs:
         """The k pairs nearest to (state of `row`, `action`).  (n,) row numbers, (n, columns) actions."""
@@ -103,14 +102,14 @@ class NearestPairs:
             raise ConfigError(msg)
 
     def _search(self, query: Tensor, k: int, bound: Floats | None = None) -> Pairs:
-        if self._searches % TRIAL == 0:
-            some = query[:TRIED]
-            by_tree, by_product = (
-                _seconds(partial(way, some, k)) for way in (self._tree_search, self._product_search)
-            )
-            self._by_tree = by_tree < by_product
+        _ = self._tree, self._padded  # made before the clock runs
+        way = int(self._cost[1] < self._cost[0])
         self._searches += 1
-        local = self._tree_search(query, k, bound) if self._by_tree else self._product_search(query, k)
+        if self._searches % TRIAL == 0:
+            way = 1 - way
+        start = time.process_time()
+        local = self._tree_search(query, k, bound) if way == 0 else self._product_search(query, k)
+        self._cost[way] = (time.process_time() - start) / max(len(query), 1)
         return Pairs(self.ids[local], *self._parts(local, query))
 
     def _parts(self, local: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,11 +190,3 @@ class NearestPairs:
             within = (place[part].sort(dim=1).values[..., None] * RUN + torch.arange(RUN)).flatten(1)
             out[part] = self._best(within.clamp_(max=self.size), query[part], k)
         return out
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Processor seconds of the second of two calls: the first one builds what is missing."""
-    work()
-    start = time.process_time()
-    work()
-    return time.process_time() - start

@@ -27,12 +27,13 @@ CLONE, TIED, FREE, OURS = "BC", "TD3+BC, alpha 2.5", "TD3, no constraint", "PRDC
 FULL: dict[str, Any] = {"hidden": (64, 64), "batch": 128, "steps": 8000, "seeds": 5, "gamma": GAMMA}
 SWEPT_SEEDS = 3
 QUICK: dict[str, Any] = {
-    "hidden": (32, 32),
+    "hidden": (64, 64),
     "batch": 64,
     "steps": 2500,
     "seeds": 2,
     "gamma": GAMMA,
     "lr": 1e-3,
+    "tau": 0.01,
 }
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0, 128.0)
 LARGE = 100.0

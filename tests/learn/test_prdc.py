@@ -226,14 +226,22 @@ def test_the_same_rng_gives_the_same_policy_and_another_gives_another() -> None:
 
 
 @pytest.mark.slow
-def test_on_a_noisy_controllers_log_it_earns_more_than_td3_bc() -> None:
-    log = pendulum_log("pendulum-eps")
-    settings = {"hidden": (32, 32), "batch": 64, "steps": 3000, "gamma": 0.97, "seeds": 2, "lr": 1e-3}
+def test_on_a_mostly_random_log_it_earns_more_than_td3_bc() -> None:
+    log = pendulum_log("pendulum-mix")
+    settings = {
+        "hidden": (64, 64),
+        "batch": 64,
+        "steps": 2500,
+        "gamma": 0.97,
+        "seeds": 2,
+        "lr": 1e-3,
+        "tau": 0.01,
+    }
     score = [
         evaluate_policy(learner.fit(log, low=-2, high=2), Pendulum, gamma=0.97).value
         for learner in (PRDC(PRDCConfig(**settings)), TD3BC(TD3BCConfig(**settings)))
     ]
-    assert score[0] > score[1] + 100
+    assert score[0] > score[1] + 300
 
 
 def test_it_says_when_it_is_td3_bc_and_which_beta_is_not() -> None:

@@ -23,7 +23,7 @@ from counterlog.online.ppo import PPO, PPOConfig
 from counterlog.online.sac import SAC, SACConfig
 
 OURS, PEER = "counterlog", "stable-baselines3"
-FULL = {"ppo": 30_720, "sac": 5_000, "seeds": 3}
+FULL = {"ppo": 20_480, "sac": 5_000, "seeds": 3}
 QUICK = {"ppo": 0, "sac": 900, "seeds": 1}
 STARTS, START_RNG, LEVEL = 20, 1000, 0.90
 
@@ -101,7 +101,7 @@ def run(*, full: bool = False, rng: int = 0) -> Study:
     seeds = sizes["seeds"]
     jobs = [
         (name, side, sizes[name.lower()], seeds, rng)
-        for name in ("PPO", "SAC")
+        for name in ("SAC", "PPO")
         for side in (PEER, OURS)
         if sizes[name.lower()]
     ]

@@ -2,9 +2,9 @@
 
 Run: OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/online/rl_parity.py
      (writes benchmarks/results/rl-parity.json; about six minutes of processor time)
-Tests hold losses, gradients and updates to the peer's numbers on one batch. Here PPO learns Hopper and SAC the
-swing-up of a pendulum. Processor seconds are those of whole runs, the environment included; our seeds run in one pass, the
-peer's one after another.
+Tests hold losses, gradients and updates to the peer's numbers on one batch. Here PPO learns Hopper and SAC the swing-up
+of a pendulum. Processor seconds are those of whole runs, the environment included; our seeds run
+in one pass, the peer's one after another.
 """
 
 from __future__ import annotations

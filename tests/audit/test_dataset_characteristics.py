@@ -469,7 +469,7 @@ def test_the_recommendation_is_the_highest_lower_bound_and_says_when_it_is_far()
     log = walks(150)
     p = check(log, reference=log, random=0.0, best=20.0, plane=made)
     assert p.recommendation is not None and p.recommendation.learner in p.verdict
-    assert "did best" in p.verdict
+    assert "is the safest" in p.verdict
     assert p.plot(made) is not None and made.plot("bc") is not None
     with pytest.raises(SupportError, match="no learner has 8 logs"):
         LogPlane(points=made.points[:4], n=2).recommend(0.5, 0.5)

@@ -52,6 +52,16 @@ from counterlog.cli.trajectories import (
     audit_trajectories,
     has_trajectories,
 )
+from counterlog.cli.trajectory_report import (
+    Bounds,
+    Gamma,
+    Learners,
+    Quick,
+    Seeds,
+    Steps,
+    Truth,
+    report_trajectories,
+)
 from counterlog.core.errors import ConfigError, message
 
 
@@ -75,11 +85,35 @@ def report(
     level: Level = 0.95,
     model: Model = "boosting",
     rng: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the page and its data.")] = Path("counterlog-report"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the page and its data; a page's name for trajectories.")
+    ] = Path("counterlog-report"),
+    trajectory: Trajectory = None,
+    t: Step = None,
+    state: State = None,
+    terminated: Terminated = None,
+    truncated: Truncated = None,
+    gamma: Gamma = None,
+    bounds: Bounds = None,
+    learners: Learners = None,
+    steps: Steps = None,
+    seeds: Seeds = None,
+    quick: Quick = False,
+    truth: Truth = None,
+    reference: Reference = None,
+    random_return: RandomReturn = None,
+    best_return: BestReturn = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a decision log into one page: a verdict with intervals, a better policy, and the reasons."""
+    """Turn a log into one page: a verdict with intervals, a better policy, and the reasons.
+
+    LOG is a decision log, or trajectories: a Minari or LeRobot folder, a .npz, .hdf5 or .parquet file of them, or a
+    table with --trajectory, --t, --state and --action. From trajectories, policies are learnt and valued.
+    """
+    if has_trajectories(options := dict(locals())):
+        report_trajectories(options)
+        return
     from counterlog.report.decision_report import build
 
     rounds = read_log(locals())

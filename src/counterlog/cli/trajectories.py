@@ -47,8 +47,26 @@ ONLY_HERE = (
     "best_return",
     "save_reference",
     "set_",
+    "gamma",
+    "bounds",
+    "learners",
+    "steps",
+    "seeds",
+    "quick",
+    "truth",
 )
-FOR_DECISIONS = ("context", "unit", "time", "segment", "position", "available", "delay", "engine", "policy")
+FOR_DECISIONS = (
+    "context",
+    "unit",
+    "time",
+    "segment",
+    "position",
+    "available",
+    "delay",
+    "engine",
+    "policy",
+    "estimators",
+)
 
 
 def has_trajectories(options: dict[str, Any]) -> bool:
@@ -97,30 +115,23 @@ def read_trajectories(options: dict[str, Any]) -> Episodes:
         propensity=options["propensity"],
         terminated=options["terminated"],
         truncated=options["truncated"],
+        reward_unit=next((u.partition("=")[2] for u in options.get("reward_unit") or ()), "reward"),
     )
 
 
 def audit_trajectories(options: dict[str, Any]) -> None:
     """The characteristics of a log of trajectories, printed."""
-    from counterlog.audit.dataset_characteristics import (
-        CellReference,
-        DatasetCharacteristics,
-        DatasetCharacteristicsConfig,
-    )
-    from counterlog.core.episode_files import read_episodes
+    from counterlog.audit.dataset_characteristics import DatasetCharacteristics, DatasetCharacteristicsConfig
 
     say = progress(options["quiet"])
     log = read_trajectories(options)
-    reference: Any = options["reference"]
-    if reference is not None:
-        load = CellReference.load if reference.suffix == ".json" else read_episodes
-        reference = load(reference)
+    reference = read_reference(options["reference"])
     system = DatasetCharacteristics(DatasetCharacteristicsConfig.from_options(options["set_"] or ()))
     found = system.check(
         log,
         reference=reference,
-        random=_return(options["random_return"]),
-        best=_return(options["best_return"]),
+        random=read_return(options["random_return"]),
+        best=read_return(options["best_return"]),
         plane=calibrated_plane() if log.discrete else None,
         rng=options["rng"],
         progress=say,
@@ -142,7 +153,17 @@ def audit_trajectories(options: dict[str, Any]) -> None:
     print_line(found.verdict)
 
 
-def _return(text: str | None) -> Any:
+def read_reference(path: Path | None) -> Any:
+    """The log, or the saved reference, at a path."""
+    from counterlog.audit.dataset_characteristics import CellReference
+    from counterlog.core.episode_files import read_episodes
+
+    if path is None:
+        return None
+    return CellReference.load(path) if path.suffix == ".json" else read_episodes(path)
+
+
+def read_return(text: str | None) -> Any:
     """A number, or the log at a path."""
     if text is None:
         return None

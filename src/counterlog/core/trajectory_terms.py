@@ -32,6 +32,7 @@ class Form:
     normalised: bool = False
 
 
+NEURAL = ("NFQE", "NMIS", "NDR")  # estimate/neural-marginal-weights: by networks, not by these forms
 FORMS = {
     "DM": Form("none", model=True),
     "TIS": Form("whole"),

@@ -108,7 +108,7 @@ def advise(
     replicated_gains = np.column_stack([drawn for _, _, drawn in rest]) - base_draws[:, None]
     true = replicated_gains if c.prior == "flat" else shrunken_gains(gains, replicated_gains, rng=rng)
     order = ranking(gains, names)
-    points = _points(c, gains, true, replicated_gains, order, names)
+    points = portfolio_points(c, gains, true, replicated_gains, order, names)
     ratios = [p.ratio for p in points]
     safe = [p.k for p in points if p.chance_worse <= c.risk]
     return Advice(
@@ -127,10 +127,11 @@ def advise(
     )
 
 
-def _points(
+def portfolio_points(
     c: SharpeRatioAtKConfig, gains: Floats, true: Floats, other: Floats, order: Codes, names: Sequence[str]
 ) -> tuple[AdvicePoint, ...]:
-    """A point a k: `true` (B, m) draws of the true gains, `other` (B, m) estimates of other such logs."""
+    """A point a k: `true` (B, m) draws of the true gains, `other` (B, m) estimates of other such logs, `gains` (m,) and
+    their `order`, best first."""
     picked = true[:, order]
     at = curves_at_k(picked, 0.0, 0.0, c.ddof)
     places = np.argsort(ranking(other, names), axis=1)  # (B, m) rank of each candidate in another log

@@ -27,7 +27,7 @@ Differs     marginal weights w come in three conventions, never mixed: gamma_log
             (`bootstrap`) or counts as over (`end`). Fitted w for lag k leave out the last k rows of a trajectory that
             goes on unseen. q and w of doubly robust forms come from other folds of trajectories. Products are kept as
             logarithms. Intervals include the error of fitted values and weights where it does not cancel.
-Builds on   estimate/fitted-q, estimate/marginal-weights
+Builds on   estimate/fitted-q, estimate/marginal-weights, estimate/neural-marginal-weights
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from counterlog.core.results import Estimate
 from counterlog.core.trajectory_models import Candidate, SharedLog
 from counterlog.core.trajectory_terms import (
     FORMS,
+    NEURAL,
     Form,
     check_weights,
     effect_of_marginals,
@@ -260,9 +261,6 @@ def _weights(candidate: Candidate, form: Form, c: TrajectoriesConfig) -> Weights
     return lagged_weights(log_ratio, marginal, offsets, c.lag, c.lag + 1)
 
 
-# many policies, many estimators
-
-
 def shared_log(
     log: Episodes, config: TrajectoriesConfig, *, features: Features | None = None, rng: int = 0
 ) -> SharedLog:
@@ -301,15 +299,21 @@ def evaluate_trajectories(
     """
     c = config or TrajectoriesConfig()
     c = replace(c, gamma=c.gamma if gamma is None else gamma, level=c.level if level is None else level)
-    for name in estimators:
+    for name in set(estimators) - set(NEURAL):
         parse(name)
     shared = shared_log(log, c, features=features, rng=rng)
+    networks: Mapping[Any, Estimate] = {}
+    if asked := [name for name in estimators if name in NEURAL]:
+        from counterlog.estimate.neural_marginal_weights import estimates_by_networks
+
+        networks = estimates_by_networks(log, policies, asked, c, rng=rng)
     found = []
     for label, policy in policies.items():
         candidate = Candidate(shared, policy, bandwidth=c.bandwidth)
         for name in estimators:
             try:
-                found.append(estimate_one(candidate, name, c, policy=label, rng=rng))
+                known = networks.get((label, name))
+                found.append(known or estimate_one(candidate, name, c, policy=label, rng=rng))
             except (ConfigError, ValueError):
                 raise
             except CounterlogError as refusal:

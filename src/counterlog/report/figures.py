@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from counterlog.core.results import Estimate, show
@@ -93,8 +93,9 @@ def legend(drawn: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((str(t["meta"]), str(t["marker"]["color"])) for t in traces)
 
 
-def forest(estimates: Sequence[Estimate]) -> Any:
-    """Policies by estimators with their intervals; estimates without a value are left out of the drawing.
+def forest(estimates: Sequence[Estimate], *, words: Callable[[str], str] = per_decision) -> Any:
+    """Policies by estimators with their intervals; estimates without a value are left out of the drawing. `words` says
+    a value's unit.
 
     Hollow markers are estimates whose interval does not deserve its level. All must be of one reward.
     """
@@ -129,7 +130,7 @@ def forest(estimates: Sequence[Estimate]) -> Any:
                     "size": 8,
                     "symbol": ["circle" if e.valid else "circle-open" for e in mine],
                 },
-                "hovertext": [_hover(e) for e in mine],
+                "hovertext": [_hover(e, words) for e in mine],
                 "hoverinfo": "text",
             }
         )
@@ -137,7 +138,7 @@ def forest(estimates: Sequence[Estimate]) -> Any:
     return figure(
         data,
         height=height,
-        xaxis={"title": {"text": html.escape(per_decision(unit))}, "zeroline": False, "automargin": True},
+        xaxis={"title": {"text": html.escape(words(unit))}, "zeroline": False, "automargin": True},
         yaxis={
             "tickvals": [-i for i in range(len(policies))],
             "ticktext": [label(p) for p in policies],
@@ -150,11 +151,11 @@ def forest(estimates: Sequence[Estimate]) -> Any:
     )
 
 
-def _hover(e: Estimate) -> str:
+def _hover(e: Estimate, words: Callable[[str], str]) -> str:
     """What a pointer shows on an estimate."""
     lines = [
         f"<b>{label(e.policy, width=40)}</b> by {html.escape(e.estimator)}",
-        f"{show(e.value)} {html.escape(per_decision(e.unit))}",
+        f"{show(e.value)} {html.escape(words(e.unit))}",
         f"{e.level:.0%} interval {show(e.lo)} to {show(e.hi)}",
         f"{e.n:,} independent units, {show(e.ess)} effective rows",
     ]

@@ -118,8 +118,8 @@ ROWS = ["1,000,000 rows", "10,000,000 rows", "100,000,000 rows"]
 ONCE = """One question as a user asks it, in a fresh process: one policy by IPS and SNIPS, from Parquet to intervals.
 obp starts from arrays in memory and ends with points; Vowpal Wabbit starts from its text and gives IPS alone. Seconds
 are those of the job, memory that of the process, with Java's where Spark computes. `examples/estimate/plot_scale.py`
-draws this table. A dash: not measured in this run. obp holds the probabilities of all actions of all rows in memory,
-which is what stops it; Dask and Spark are made for more machines than one."""
+draws this table. obp holds the probabilities of all actions of all rows, which is what stops it first on a machine of
+24 GB; Dask and Spark are made for more machines than one."""
 
 
 def once_rows(found):
@@ -158,8 +158,8 @@ two sums a policy into 1,024 places. At 1,000,000 rows the fixed costs show as w
 and the draws and products of 1,000 replicates, which do not grow with the log. The width of a bootstrap interval from
 1,024 buckets and 1,000 replicates varies by some percent, and the bar is on the widest of twenty. obp's point estimates
 from arrays in memory are a product and a mean, which leaves no large factor to be had once reading and checking the
-file is counted; the factor is in the intervals and the memory. The rows beside obp and Vowpal Wabbit come from an
-earlier run the same day, with 4,096 buckets."""
+file is counted; the factor is in the intervals and the memory. Scans were timed first, on a machine that did little
+else; the other rows an hour later, while it was busy."""
 
 
 def page():

@@ -107,12 +107,13 @@ def listing(title: str, about: str, found: tuple[Card, ...]) -> str:
 
 def by_data(found: tuple[Card, ...]) -> str:
     """Systems by the log they read."""
-    parts = ["# By data", "Which systems read the log you have."]
-    for contract in CONTRACTS:
-        mine = [c for c in found if contract in c.data]
+    parts = ["# By data", "Which systems read the log you have, or act where there is none yet."]
+    acting = [c for c in found if c.fields.get("Data", "").startswith("an environment")]
+    held = {contract: [c for c in found if contract in c.data] for contract in CONTRACTS}
+    for name, mine in {**held, "An environment": acting}.items():
         if mine:
             rows = "\n".join(f"- [{c.slug}]({c.question}/{c.slug}.md): {c.title}" for c in mine)
-            parts.append(f"## {contract}\n\n{rows}")
+            parts.append(f"## {name}\n\n{rows}")
     return "\n\n".join(parts) + "\n"
 
 

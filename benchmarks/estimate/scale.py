@@ -23,8 +23,7 @@ from scale_logs import narrow, wide
 
 SIZES = {False: (1_000_000, 10_000_000), True: (1_000_000, 10_000_000, 100_000_000)}
 ENGINES, EVERY = ("polars", "duckdb"), ("polars", "duckdb", "dask", "spark")
-PEER_ROWS, PEER_COPIES = 1_000_000, (1, 10)
-CLUSTER_ROWS = 10_000_000  # Dask and Spark are measured up to here on one machine
+PEER_ROWS = 1_000_000  # the peers' log; their larger ones repeat it
 NAMES = {"polars": "Polars", "duckdb": "DuckDB", "dask": "Dask", "spark": "Spark"}
 ROUNDS = 3
 KINDS = ("imports", "bare scan", "ten policies, bootstrap")
@@ -81,10 +80,10 @@ def sizes_of(note, folder, sizes):
 
 def size_of(note, path, n, engine):
     """Seconds and memory of one size on one engine."""
-    repeats = {1_000_000: 3, 10_000_000: 1}.get(n, 0)
+    repeats = {1_000_000: 3, 10_000_000: 3}.get(n, 0)
     found = note(f"scan {n} {engine}", lambda: ask("scan", path, engine, repeats))
     memory = {}
-    for kind in KINDS if n <= CLUSTER_ROWS else KINDS[-1:]:
+    for kind in KINDS:
         answer = note(f"memory {n} {engine} {kind}", lambda k=kind: ask("memory", path, engine, k))
         memory[kind] = answer["rss_mb"]
     size = sum(f.stat().st_size for f in path.glob("*.parquet")) / 2**20
@@ -133,21 +132,15 @@ def growth(sizes):
 
 def everywhere(note, folder, sizes):
     """The same question to every engine and peer, a fresh process each: rows against seconds and memory."""
-    asked = [
-        (
-            f"Counterlog on {NAMES[e]}",
-            f"once {n} {e}",
-            n,
-            lambda n=n, e=e: ask("once", folder / f"narrow-{n}", e),
-        )
-        for e in EVERY
-        for n in sizes
-        if e in ENGINES or n <= CLUSTER_ROWS
-    ]
-    for copies in PEER_COPIES:
+    asked = []
+    for n in sizes:
+        for e in EVERY:
+            work = lambda e=e, n=n: ask("once", folder / f"narrow-{n}", e)  # noqa: E731
+            asked.append((f"Counterlog on {NAMES[e]}", f"once {n} {e}", n, work))
+        copies = n // PEER_ROWS
         for who, worker in (("obp", "obp_once"), ("Vowpal Wabbit", "vw_once")):
             work = lambda w=worker, c=copies: peer(w, folder, c)  # noqa: E731
-            asked.append((who, f"{worker} {copies}", copies * PEER_ROWS, work))
+            asked.append((who, f"{worker} {copies}", n, work))
     rows = []
     for who, name, n, work in asked:
         with contextlib.suppress(NotMeasured):

@@ -4,8 +4,8 @@ Rows against seconds and memory
 
 One question, asked of logs of growing size: the value of one policy by importance weighting and by its self-normalised
 form. Counterlog reads Parquet, checks it and gives intervals; obp has its arrays in memory and gives points; Vowpal
-Wabbit reads its text and gives one point. Memory is the peak of a fresh process, with Java's where Spark computes. A
-line ends where the run would not fit this machine, or was not measured further; the page on speed says which.
+Wabbit reads its text and gives one point. Memory is the peak of a fresh process, with Java's where Spark computes. Nobody
+stops before 1e8 rows on a machine of 24 GB: obp holds everything and is at half of it there.
 """
 
 import json

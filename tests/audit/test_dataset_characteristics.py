@@ -469,7 +469,7 @@ def test_the_recommendation_is_the_highest_lower_bound_and_says_when_it_is_far()
     log = walks(150)
     p = check(log, reference=log, random=0.0, best=20.0, plane=made)
     assert p.recommendation is not None and p.recommendation.learner in p.verdict
-    assert "did best" in p.verdict
+    assert "is the safest" in p.verdict
     assert p.plot(made) is not None and made.plot("bc") is not None
     with pytest.raises(SupportError, match="no learner has 8 logs"):
         LogPlane(points=made.points[:4], n=2).recommend(0.5, 0.5)
@@ -626,3 +626,14 @@ def test_machine_code_gives_the_keys_and_registers_of_numpy(discrete: bool) -> N
     assert np.array_equal(
         exact.keys(codes.state, codes.action)[1], exact.keys(codes.state, codes.action, fused=True)[1]
     )
+
+
+def test_a_log_with_too_many_pairs_is_sketched_and_nothing_exact_is_set_against_it() -> None:
+    log = walks(100)
+    p = check(log, config={"bins": 90, "most": 1200})
+    assert p.pairs.method == "hll" and p.good_coverage is None and p.drift == ()
+    assert p.pairs.value == pytest.approx(check(log, config={"bins": 90}).pairs.value, rel=0.05)
+    with pytest.raises(SupportError, match="counted by hll, the reference's by exact"):
+        check(
+            log, reference=DatasetCharacteristics().reference(log.take(np.arange(10))), config={"most": 200}
+        )

@@ -79,3 +79,22 @@ def test_wrong_heads_are_refused() -> None:
         Head("beta")
     with pytest.raises(ConfigError, match="no Gaussian"):
         Actor(2, (4,), 1, seeds=(0,)).log_prob(torch.zeros(1, 1, 2), torch.zeros(1, 1, 1))
+
+
+def test_a_greedy_head_takes_the_largest_output_and_is_sure() -> None:
+    actor = constant(Head("greedy"), [1.0, 3.0, 2.0], actions=3)
+    state = torch.zeros(1, 2, 2)
+    assert actor.mode(state).tolist() == [[1, 1]]
+    assert actor.probs(state).tolist() == [[[0.0, 1.0, 0.0]] * 2]
+    code, log_p = actor.sample(state, torch.rand(1, 2))
+    assert code.tolist() == [[1, 1]] and log_p.tolist() == [[0.0, 0.0]]
+    assert actor.log_prob(state, torch.tensor([[1, 0]])).tolist() == [[0.0, -math.inf]]
+
+
+def test_an_allowed_head_looks_only_at_likely_actions() -> None:
+    logits = [math.log(0.6), math.log(0.3), math.log(0.1)]
+    state = torch.zeros(1, 1, 2)
+    for threshold, best in ((0.0, 2), (0.3, 1), (0.6, 0)):
+        actor = constant(Head("allowed", threshold=threshold), [1.0, 2.0, 3.0, *logits], actions=3)
+        assert actor.mode(state).tolist() == [[best]]
+        assert actor.probs(state)[0, 0].argmax().item() == best

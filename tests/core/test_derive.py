@@ -137,3 +137,26 @@ def test_one_unit_has_no_interval() -> None:
     one = Rounds(frame, action="a", reward="r", propensity="uniform", unit="u")
     with pytest.raises(SupportError, match="one independent unit"):
         evaluate(one, ["uniform"], ["IPS"])
+
+
+def of_units(units: int, heavy: float, seed: int) -> tuple[bool, tuple[str, ...]]:
+    """Trust and notes of a mean over units of four normal rewards, to the first of which `heavy` is added."""
+    gen = np.random.default_rng(seed)
+    user = np.repeat(np.arange(units), 4)
+    reward = gen.normal(5, 1, 4 * units) + np.where(user == 0, heavy, 0)
+    frame = {"a": gen.integers(0, 2, 4 * units), "r": reward, "u": user}
+    made = Rounds(frame, action="a", reward="r", propensity="uniform", unit="u")
+    e = evaluate(made, ["logged"], ["IPS"]).estimates[0]
+    return e.valid, e.notes
+
+
+@pytest.mark.parametrize("units", [60, 300])
+def test_the_largest_of_few_light_units_is_not_called_heavy(units: int) -> None:
+    assert not any(of_units(units, 0, seed)[1] for seed in range(50))
+
+
+def test_a_heavy_unit_is_noted_before_it_is_distrusted() -> None:
+    valid, notes = of_units(300, 3, 0)
+    assert valid and "carries 11% of the spread: a heavy tail" in notes[0]
+    valid, notes = of_units(300, 8, 0)
+    assert not valid and "heavy tail" in notes[0]

@@ -396,6 +396,20 @@ def test_what_no_engine_can_do_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.spark
+@pytest.mark.parametrize("name", ["p.new", "p`new"])
+def test_a_name_that_spark_splits_is_refused_only_where_it_is_used(name: str) -> None:
+    pytest.importorskip("pyspark")
+    plain = spark().createDataFrame(decisions(50).drop("day", strict=False).to_pandas())
+    frame = plain.withColumnRenamed("new", name)
+    with pytest.raises(LogError, match=f"policy column '{name}' would be read as a field inside a column"):
+        evaluate(Rounds(frame, **ROLES), [f"column:{name}"], ["IPS"])
+    with pytest.raises(LogError, match="context column"):
+        Rounds(frame, **ROLES, context=[name])
+    unused = evaluate(Rounds(frame, **ROLES), ["uniform"], ["IPS"])
+    close(unused, evaluate(Rounds(plain, **ROLES), ["uniform"], ["IPS"]))
+
+
+@pytest.mark.spark
 def test_without_java_the_install_step_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     sql = pytest.importorskip("pyspark.sql")
 

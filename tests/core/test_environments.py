@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from counterlog.core.environments import GymnasiumEnvironment, episode_returns, record_episodes
+from counterlog.core.environments import GymnasiumEnvironment, Resumable, episode_returns, record_episodes
 from counterlog.core.errors import ConfigError
 from counterlog.datasets.pendulum import Pendulum, controller, pendulum_log, swing_up
 
@@ -67,10 +67,43 @@ def test_discrete_environments_and_episodes_of_mixed_length_become_a_log() -> No
 
 
 @pytest.mark.rl
+@pytest.mark.parametrize("name", ["Hopper-v5", "CartPole-v1", "pendulum"])
+def test_a_snapshot_goes_on_as_if_nothing_had_happened(name) -> None:
+    pytest.importorskip("gymnasium")
+
+    def make():
+        return Pendulum(3) if name == "pendulum" else GymnasiumEnvironment(name, 3)
+
+    env, gen = make(), np.random.default_rng(4)
+    env.reset(2)
+    first = [env.step(_actions(env, gen)) for _ in range(190)]  # past several ends
+    assert name == "pendulum" or any(m.done.any() for m in first)
+    text, actions = env.snapshot(), [_actions(env, gen) for _ in range(60)]
+    whole = [env.step(a) for a in actions]
+    again = make()
+    assert np.array_equal(again.put_back(text), first[-1].state)
+    assert isinstance(again, Resumable)
+    for a, wanted in zip(actions, whole, strict=True):
+        found = again.step(a)
+        assert np.array_equal(found.state, wanted.state)
+        assert np.array_equal(found.next_state, wanted.next_state)
+        assert np.array_equal(found.reward, wanted.reward)
+    assert name != "pendulum" or whole[9].truncated.all()
+
+
+def _actions(env, gen):
+    if env.discrete:
+        return gen.integers(0, env.action_size, env.copies)
+    return gen.uniform(env.low, env.high, (env.copies, env.action_size))
+
+
+@pytest.mark.rl
 def test_spaces_without_a_policy_are_refused() -> None:
     pytest.importorskip("gymnasium")
     with pytest.raises(ConfigError, match="observes Discrete"):
         GymnasiumEnvironment("FrozenLake-v1")
+    with pytest.raises(ConfigError, match="no 'NoSuchWorld-v0'"):
+        GymnasiumEnvironment("NoSuchWorld-v0")
     with pytest.raises(ConfigError, match="equal groups"):
         GymnasiumEnvironment("Pendulum-v1", 3).reset(0, groups=2)
 

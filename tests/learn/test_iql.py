@@ -153,7 +153,7 @@ def test_what_is_refused() -> None:
         IQL(IQLConfig(**SMALL)).fit(discrete)
     flat = chain()
     same = Episodes(
-        offsets=flat.offsets, state=flat.state, action=flat.action, reward=np.ones(4), terminated=np.ones(4)
+        offsets=flat.offsets, state=flat.state, action=flat.action, reward=np.zeros(4), terminated=np.ones(4)
     )
     with pytest.raises(SupportError, match="every reward"):
         IQL(IQLConfig(**SMALL)).fit(same)

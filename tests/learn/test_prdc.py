@@ -122,13 +122,15 @@ def test_what_k_neighbours_give_by_hand() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"k": 3, "k_mode": "mean"}, {"k": 4, "k_mode": "softmax"}])
-def test_lists_never_change_what_is_learnt(options) -> None:
-    actors = [started(PRDCConfig(beta=0.7, lists=lists, seeds=2, **options, **SMALL)) for lists in (0, 8, 64)]
-    for learner in actors:
+def test_the_way_of_searching_never_changes_what_is_learnt(options) -> None:
+    actors = []
+    for cost in ([0.0, 1e9], [1e9, 0.0]):  # of the tree, of the product: one way alone, but for trials
+        learner = started(PRDCConfig(beta=0.7, seeds=2, **options, **SMALL))
         for _ in range(30):
+            learner.index._cost = list(cost)
             learner.update(learner.draw())
-    for other in actors[1:]:
-        assert float((actors[0].actor.flat - other.actor.flat).abs().max()) < 1e-6
+        actors.append(learner.actor.flat)
+    assert torch.equal(*actors)
 
 
 def test_fewer_matches_are_the_row_itself_when_beta_falls() -> None:
@@ -224,14 +226,22 @@ def test_the_same_rng_gives_the_same_policy_and_another_gives_another() -> None:
 
 
 @pytest.mark.slow
-def test_on_a_noisy_controllers_log_it_earns_more_than_td3_bc() -> None:
-    log = pendulum_log("pendulum-eps")
-    settings = {"hidden": (32, 32), "batch": 64, "steps": 3000, "gamma": 0.97, "seeds": 2, "lr": 1e-3}
+def test_on_a_mostly_random_log_it_earns_more_than_td3_bc() -> None:
+    log = pendulum_log("pendulum-mix")
+    settings = {
+        "hidden": (64, 64),
+        "batch": 64,
+        "steps": 2500,
+        "gamma": 0.97,
+        "seeds": 2,
+        "lr": 1e-3,
+        "tau": 0.01,
+    }
     score = [
         evaluate_policy(learner.fit(log, low=-2, high=2), Pendulum, gamma=0.97).value
         for learner in (PRDC(PRDCConfig(**settings)), TD3BC(TD3BCConfig(**settings)))
     ]
-    assert score[0] > score[1] + 100
+    assert score[0] > score[1] + 300
 
 
 def test_it_says_when_it_is_td3_bc_and_which_beta_is_not() -> None:

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.torch
 THETA = torch.tensor(PositionBased().examination(10))
 GAMMA = torch.tensor([0.3, 0.9, 0.2, 0.5, 0.1, 0.7, 0.4, 0.16, 0.52, 0.28], dtype=torch.float64)
 ALL = torch.ones(1, 10, dtype=torch.bool)
-SMALL = DualLearningRankingConfig(steps=60, batch=32, list_size=3, hidden=(4,), replicates=20, log_every=20)
+SMALL = DualLearningRankingConfig(steps=60, batch=32, hidden=(4,), replicates=20, log_every=20)
 
 
 def lists_of(frame: Any) -> Clicks:

@@ -39,7 +39,7 @@ def lists_of(frame: Any) -> Clicks:
 
 
 def contract_example(frame: Any) -> RankingReport:
-    config = InversePropensityRankingConfig(steps=30, batch=32, list_size=3, hidden=(4,))
+    config = InversePropensityRankingConfig(steps=30, batch=32, hidden=(4,))
     return InversePropensityRanking(config).fit(lists_of(frame), rng=3).report
 
 

@@ -35,7 +35,7 @@ def lists_of(frame: Any) -> Clicks:
 
 
 def contract_example(frame: Any) -> RankingReport:
-    config = PairwiseDebiasingConfig(steps=30, batch=32, list_size=3)
+    config = PairwiseDebiasingConfig(steps=30, batch=32)
     return PairwiseDebiasing(config).fit(lists_of(frame), rng=3).report
 
 

@@ -61,7 +61,7 @@ def test_letor_clicks_need_no_columns(tmp_path: Path) -> None:
         for _ in range(3)
     ]
     (tmp_path / "clicks.txt").write_text("\n".join(lines) + "\n")
-    options = ["--system", "regression-em", "--set", "steps=20", "--set", "list_size=3", "--quiet"]
+    options = ["--system", "regression-em", "--set", "steps=20", "--quiet"]
     done = CliRunner().invoke(
         app, ["rank", str(tmp_path / "clicks.txt"), *options, "--out", str(tmp_path / "o")]
     )

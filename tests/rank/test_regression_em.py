@@ -37,9 +37,13 @@ def lists_of(frame: Any) -> Clicks:
 
 
 def contract_example(frame: Any) -> RankingReport:
-    return (
-        RegressionEM(RegressionEMConfig(steps=30, batch=32, list_size=3)).fit(lists_of(frame), rng=3).report
-    )
+    return RegressionEM(RegressionEMConfig(steps=30, batch=32)).fit(lists_of(frame), rng=3).report
+
+
+def test_short_lists_need_no_setting(small_log: Any) -> None:
+    report = contract_example(small_log)
+    assert report.list_size == 3
+    assert [p.position for p in report.propensity] == [1, 2, 3]
 
 
 def test_hidden_causes_by_hand() -> None:

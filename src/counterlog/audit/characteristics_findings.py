@@ -145,6 +145,6 @@ def verdict_of(p: Mapping[str, Any], high_tq: float, high_saco: float) -> str:
         return f"{facts}. {text}."
     where = "" if advice.inside else ", outside the calibrated range"
     return (
-        f"{facts}. {text}. On logs like it {advice.learner} did best: {show(advice.predicted)} "
+        f"{facts}. {text}. On logs like it {advice.learner} is the safest: {show(advice.predicted)} "
         f"[{show(advice.low)}, {show(advice.high)}] % of the way, {advice.level:.0%} interval{where}."
     )

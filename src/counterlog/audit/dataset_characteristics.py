@@ -106,6 +106,8 @@ class DatasetCharacteristics:
         grid        cells to use where there is no reference; the log's own by default (the first part's)
         possible    how many (state, action) pairs exist, where that is known
         plane       logs with known outcomes, for a recommendation
+
+        Of a log in parts, the behaviour's entropy and the sensitivity to the grid are those of the first part.
         """
         c, say = self.config, progress or (lambda what, share: None)
         whole = log if isinstance(log, Episodes) else None
@@ -122,9 +124,9 @@ class DatasetCharacteristics:
         for k, part in enumerate(parts):
             chosen.check(part)
             say(f"counting pairs, part {k + 1}", 0.2)
-            for piece in tenths(part) if whole is not None and pairs.exact else (part,):
-                self.counting.count(piece, chosen, pairs, states)
-                sizes.append(piece.rows)
+            for piece in tenths(part) if whole is not None else (slice(0, part.rows),):
+                self.counting.count(part, chosen, pairs, states, piece)
+                sizes.append(piece.stop - piece.start)
             totals.add(part)
         say("quality", 0.7)
         tq = self._quality(totals, random, best, rng)
@@ -224,12 +226,13 @@ class DatasetCharacteristics:
         return quality(totals.returns, ends[0], ends[1], level=c.level, joint=c.joint, rng=rng)
 
     def _good(self, log: Episodes | None, grid: CellGrid, pairs: Counter) -> float | None:
-        """Share of the pairs that the best quarter of episodes visits."""
+        """Share of the pairs that the best quarter of episodes visits; None when only one of the counts is exact."""
         if log is None or log.reward is None:
             return None
         counter = self.counting.counter()
         self.counting.count(best_quarter(log, self.config.gamma), grid, counter)
-        return counter.value().value / pairs.value().value
+        part, all_ = counter.value(), pairs.value()
+        return part.value / all_.value if part.method == all_.method else None
 
 
 def opened(log: Log) -> tuple[Episodes, Iterable[Episodes]]:

@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 CHUNK = 1 << 17
 LEVELS = 64
 SAMPLE = 200_000
-FUSED = 500_000  # rows from which compiling pays
+FUSED = 5_000_000  # rows from which compiling pays
 WIDE, NARROW = 32, 16
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _A, _B = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -176,12 +176,16 @@ class CellGrid:
         self, log: Episodes, rows: NDArray[np.int64] | slice = slice(None), seed: int = 0
     ) -> Iterator[tuple[Keys, Keys]]:
         """Keys of states and pairs of some rows, `CHUNK` at a time."""
-        picked = np.arange(log.rows)[rows] if isinstance(rows, slice) else rows
-        for start in range(0, len(picked), CHUNK):
-            index = picked[start : start + CHUNK]
-            whole = slice(int(index[0]), int(index[-1]) + 1)
-            part = whole if whole.stop - whole.start == len(index) else index
-            yield self.keys(log.state[part], log.action[part], seed, fused=log.rows >= FUSED)
+        fused = log.rows >= FUSED
+        if isinstance(rows, slice):
+            first, last, _ = rows.indices(log.rows)
+            for start in range(first, last, CHUNK):
+                part = slice(start, min(start + CHUNK, last))
+                yield self.keys(log.state[part], log.action[part], seed, fused=fused)
+            return
+        for start in range(0, len(rows), CHUNK):
+            index = rows[start : start + CHUNK]
+            yield self.keys(log.state[index], log.action[index], seed, fused=fused)
 
     def _fused(self, kernels: Any, table: NDArray[Any], action: NDArray[Any], seed: int) -> tuple[Keys, Keys]:
         low, high = np.array(self.low), np.array(self.high)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ QUARTER = 0.75
 CURVE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LADDER = (100, 64, 50, 32, 24, 16, 12, 10, 8, 6, 5, 4, 3, 2)
 RETURNING = 0.5
+EVERY = slice(None)
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,18 @@ class Counting:
         """A fresh counter."""
         return Counter(self.method, most=self.most, precision=self.precision, seed=self.seed)
 
-    def count(self, log: Episodes, grid: CellGrid, pairs: Counter, states: Counter | None = None) -> None:
-        """Count a log's cells in: as one part where counts are exact, chunk by chunk where they are sketched."""
+    def count(
+        self,
+        log: Episodes,
+        grid: CellGrid,
+        pairs: Counter,
+        states: Counter | None = None,
+        rows: slice = EVERY,
+    ) -> None:
+        """Count the cells of some rows in: as one part where counts are exact, else chunk by chunk."""
         kernels = machine_code() if log.rows >= FUSED else None
         kept: list[tuple[Any, Any]] = []
-        for s, p in grid.chunks(log, seed=self.seed):
+        for s, p in grid.chunks(log, rows, self.seed):
             if pairs.exact:
                 kept.append((s, p))
                 continue
@@ -66,10 +75,10 @@ class Counting:
                 states.add(np.concatenate([s for s, _ in kept]))
 
 
-def tenths(log: Episodes) -> list[Episodes]:
-    """The log in ten parts of whole episodes, in its order; in fewer when it has fewer episodes."""
-    groups = np.array_split(np.arange(log.n), min(TENTHS, log.n))
-    return [log.take(g) for g in groups]
+def tenths(log: Episodes) -> list[slice]:
+    """The rows of ten parts of whole episodes, in the log's order; of fewer when it has fewer episodes."""
+    cuts = np.linspace(0, log.n, min(TENTHS, log.n) + 1).round().astype(np.int64)
+    return [slice(int(log.offsets[a]), int(log.offsets[b])) for a, b in pairwise(cuts)]
 
 
 def best_quarter(log: Episodes, gamma: float) -> Episodes:

@@ -10,7 +10,16 @@ import sys
 
 import typer
 
-from counterlog.cli import attribution, catalogue, clicks, decisions, effects, generative, networks
+from counterlog.cli import (
+    attribution,
+    catalogue,
+    clicks,
+    decisions,
+    effects,
+    generative,
+    interaction,
+    networks,
+)
 from counterlog.core.errors import CounterlogError
 
 app = typer.Typer(
@@ -25,6 +34,7 @@ COMMANDS = (
     decisions.estimate,
     decisions.audit,
     decisions.learn,
+    interaction.improve,
     attribution.trace,
     attribution.unlearn,
     attribution.certify,

@@ -112,6 +112,11 @@ class Clicks:
         frame = collect(lazy.select(*dict.fromkeys(wanted)))
         return from_frame(frame, {k: v for k, v in roles.items() if v}, names, on_single)
 
+    @property
+    def longest(self) -> int:
+        """The lowest position shown in any list."""
+        return int(self.position.max())
+
     def clicks_at(self, size: int) -> Floats:
         """(size,) clicks by position, from the top."""
         kept = self.position <= size

@@ -44,7 +44,7 @@ class ColumnPredictions:
         """Raise `ConfigError` for columns that the log does not have, or that hold no numbers."""
         schema = log.frame.collect_schema()
         for name in (self.logged, *(self.value_of(p) for p in policies)):
-            check_usable(name, "prediction")
+            check_usable(log.frame, name, "prediction")
             if name not in schema.names() or not schema[name].is_numeric():
                 what = f"is of type {schema[name]}" if name in schema.names() else "is not in the log"
                 msg = message(f"prediction column {name!r} {what}", expected="a column of numbers")

@@ -57,12 +57,12 @@ class NeuralPolicy:
 
     def take(self, seed: int) -> NeuralPolicy:
         """One seed as a policy of its own."""
-        return dataclasses.replace(self, actor=self.actor.take(seed))
+        return dataclasses.replace(self, actor=self.actor.take(seed), scale=self.scale.take(seed))
 
     def act(self, states: ArrayLike, *, seed: int = 0, rng: int | None = None) -> NDArray[Any]:
         """(n, k) actions, or (n,) codes: the mode, or with `rng` a sample. Raises `SupportError` far from the log."""
         actor = self.actor.take(seed)
-        scaled = self._scaled(states)[None]
+        scaled = self._scaled(states, seed)[None]
         streams = None if rng is None else SeedStreams([rng], "acting")
         found: NDArray[Any] = self._acting(actor, scaled, streams)[0]
         return found
@@ -90,7 +90,7 @@ class NeuralPolicy:
         if self.actor.head.kind not in DISCRETE:
             raise ConfigError(message(f"a policy with a {self.actor.head.kind} head has no probabilities"))
         with torch.no_grad():
-            found = self.actor.take(seed).probs(self._scaled(states)[None])[0]
+            found = self.actor.take(seed).probs(self._scaled(states, seed)[None])[0]
         p = found.numpy().astype(np.float64)
         return np.asarray(p / p.sum(axis=1, keepdims=True), np.float64)
 
@@ -101,13 +101,15 @@ class NeuralPolicy:
         bounds = self.bounds
         a = np.asarray(actions, np.float32) if bounds is None else bounds.inwards(actions)
         with torch.no_grad():
-            found = self.actor.take(seed).log_prob(self._scaled(states)[None], torch.from_numpy(a)[None])[0]
+            scaled = self._scaled(states, seed)[None]
+            found = self.actor.take(seed).log_prob(scaled, torch.from_numpy(a)[None])[0]
         volume = 0.0 if bounds is None else bounds.log_volume
         return np.asarray(found.numpy().astype(np.float64) - volume, np.float64)
 
-    def _scaled(self, states: ArrayLike) -> torch.Tensor:
-        scaled = self.scale.transform(states)
-        self.scale.check_near(scaled)
+    def _scaled(self, states: ArrayLike, seed: int) -> torch.Tensor:
+        scale = self.scale.take(seed)
+        scaled = scale.transform(states)
+        scale.check_near(scaled)
         return torch.from_numpy(scaled)
 
     def check_log(self, fingerprint: str) -> None:
@@ -169,5 +171,8 @@ class NeuralPolicy:
 
 
 def _tuples(said: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that they were."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+    """JSON's lists as the tuples that they were, one level down as well."""
+    return {
+        k: tuple(tuple(x) if isinstance(x, list) else x for x in v) if isinstance(v, list) else v
+        for k, v in said.items()
+    }

@@ -153,7 +153,7 @@ class LoggedColumn(Policy):
         return nw.col(self._checked(log)).cast(nw.Float64)
 
     def _checked(self, log: Rounds) -> str:
-        check_usable(self.column, "policy")
+        check_usable(log.frame, self.column, "policy")
         schema = log.frame.collect_schema()
         if self.column not in schema:
             msg = message(

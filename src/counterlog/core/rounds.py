@@ -161,8 +161,9 @@ class Rounds:
         if self._actions is None:
             loaded = "table" in self.__dict__
             column = self.table.lazy() if loaded else self.frame
-            distinct = nw.from_native(column).select(self.action_column).unique()
-            logged = collect(distinct)[self.action_column].to_list()
+            actions = nw.from_native(column).select(action=nw.col(self.action_column))
+            counts = actions.group_by("action").agg(n=nw.len())  # `unique` would rank all rows on DuckDB
+            logged = collect(counts)["action"].to_list()
             listed = self.listed.explode().unique().to_list() if self.available_column else []
             self._actions = tuple(sorted({*logged, *(a for a in listed if a is not None)}))
         return self._actions

@@ -17,7 +17,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 
-from counterlog.core.engines import OWN
+from counterlog.core.engines import OWN, Frame, engine_of
 from counterlog.core.errors import LogError, PropensityError, first_rows, message
 from counterlog.core.frames import collect
 
@@ -30,6 +30,7 @@ _MOMENT = (nw.Date, nw.Datetime, nw.Time)
 LARGEST = 1e50  # the cube of a reward times a weight is still a number
 LARGEST_CONTEXT = 1e100  # so is the square of a context value
 _PATTERN = re.compile(r"\*|\^.*\$", re.DOTALL)  # engines read such a name as many columns
+_PATH_MARKS = (".", "`")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def check_names(log: Rounds) -> None:
                 )
                 raise LogError(msg)
             if name is not None:
-                check_usable(name, role)
+                check_usable(log.frame, name, role)
     if not log.rewards:
         msg = message("no reward was named", hint="reward='column'")
         raise LogError(msg)
@@ -98,10 +99,16 @@ def check_names(log: Rounds) -> None:
         raise LogError(msg)
 
 
-def check_usable(name: str, role: str) -> None:
-    """Refuse, as `LogError`, a column name that engines read as a pattern, or that a scan keeps for its own columns."""
-    if _PATTERN.fullmatch(name) or name.lower().startswith(OWN):
-        why = "a pattern" if _PATTERN.fullmatch(name) else f"the library's own: those begin with {OWN}"
+def check_usable(frame: Frame, name: str, role: str) -> None:
+    """Refuse, as `LogError`, a column name that the engine would read as something else than this column."""
+    why = ""
+    if _PATTERN.fullmatch(name):
+        why = "a pattern"
+    elif name.lower().startswith(OWN):
+        why = f"the library's own: those begin with {OWN}"
+    elif engine_of(frame) == "spark" and any(mark in name for mark in _PATH_MARKS):
+        why = "a field inside a column: Spark splits names at dots and backticks"
+    if why:
         msg = message(f"{role} column {name!r} would be read as {why}", hint="rename the column")
         raise LogError(msg)
 

@@ -6,7 +6,7 @@ States become (x - mean) / (std + eps), or one-hot rows when they are codes; act
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,16 @@ OUTSIDE = 1e-5
 
 @dataclass(frozen=True)
 class StateScale:
-    """x -> (x - mean) / divisor, or code -> one-hot when `codes` is the number of codes."""
+    """x -> (x - mean) / divisor, or code -> one-hot when `codes` is the number of codes.
 
-    mean: tuple[float, ...] = ()
-    divisor: tuple[float, ...] = ()
+    A learner that meets states as it goes has a mean and a divisor a seed, one tuple each; `take(seed)` picks. With
+    `clip`, scaled numbers are cut there.
+    """
+
+    mean: tuple[Any, ...] = ()
+    divisor: tuple[Any, ...] = ()
     codes: int = 0
+    clip: float | None = None
 
     @classmethod
     def fit(cls, log: Episodes, scale: str = "td3") -> StateScale:
@@ -53,12 +58,24 @@ class StateScale:
         return cls(tuple(mean.tolist()), tuple((std + eps).tolist()))
 
     @property
+    def by_seed(self) -> bool:
+        """Whether every seed has its own statistics."""
+        return bool(self.mean) and isinstance(self.mean[0], (tuple, list))
+
+    @property
     def size(self) -> int:
         """Width of a transformed state."""
-        return self.codes or len(self.mean)
+        return self.codes or len(self.mean[0] if self.by_seed else self.mean)
+
+    def take(self, seed: int) -> StateScale:
+        """The scale of one seed."""
+        return replace(self, mean=self.mean[seed], divisor=self.divisor[seed]) if self.by_seed else self
 
     def transform(self, state: ArrayLike) -> NDArray[np.float32]:
-        """(..., d) states, or (...) codes -> (..., size) float32. Raises `LogError` for another width or a new code."""
+        """(..., d) states, or (...) codes -> (..., size) float32; (seeds, ..., d) where every seed has its own scale.
+
+        Raises `LogError` for another width or a new code.
+        """
         array = np.asarray(state)
         if self.codes:
             if array.dtype.kind not in "iu" or array.min(initial=0) < 0 or array.max(initial=0) >= self.codes:
@@ -68,10 +85,18 @@ class StateScale:
                 )
                 raise LogError(msg)
             return np.asarray(np.eye(self.codes, dtype=np.float32)[array], np.float32)
-        if array.shape[-1:] != (len(self.mean),):
-            msg = message(f"states of shape {array.shape}", expected=f"(..., {len(self.mean)}) as in the log")
+        if array.shape[-1:] != (self.size,) or (self.by_seed and array.shape[:1] != (len(self.mean),)):
+            lead = f"{len(self.mean)} seeds, " if self.by_seed else ""
+            msg = message(
+                f"states of shape {array.shape}", expected=f"({lead}..., {self.size}) as in the log"
+            )
             raise LogError(msg)
-        return np.asarray((array - np.array(self.mean)) / np.array(self.divisor), np.float32)
+        mean, divisor = np.array(self.mean), np.array(self.divisor)
+        if self.by_seed:
+            gap = (len(mean), *(1,) * (array.ndim - 2), self.size)
+            mean, divisor = mean.reshape(gap), divisor.reshape(gap)
+        scaled = (array - mean) / divisor
+        return np.asarray(scaled if self.clip is None else scaled.clip(-self.clip, self.clip), np.float32)
 
     def check_near(self, transformed: NDArray[np.float32]) -> None:
         """Raise `SupportError` for a state a thousand deviations from the log's, or one that is not finite."""

@@ -241,6 +241,12 @@ class StackedMLP(StackedTensors):
         return h.unflatten(0, (len(self.seeds), self.members or 1)) if stacked else h
 
 
+def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """(seeds,) norm of each seed's gradient over all its tensors."""
+    squares = [g.detach().reshape(g.shape[0], -1).square().sum(dim=1) for g in gradients]
+    return torch.stack(squares).sum(dim=0).sqrt()
+
+
 class Descent:
     """Adam over the flat buffers of some networks: one fused call a step. A loss is one number a seed.
 
@@ -313,8 +319,7 @@ class Descent:
                 flat.split([math.prod(s) for s in n.shapes.values()]), n.shapes.values(), strict=True
             )
         ]
-        squares = torch.stack([g.reshape(g.shape[0], -1).square().sum(dim=1) for g in grads]).sum(dim=0)
-        scale = (most / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+        scale = (most / (gradient_norm(grads) + 1e-6)).clamp(max=1.0)
         for g in grads:
             g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
 

@@ -25,6 +25,8 @@ ROLES = (
     "log_propensity",
     "weight",
     "source",
+    "advantage",
+    "value",
 )
 
 

@@ -10,6 +10,7 @@ The good controller pumps energy until the pole is near the top and then holds i
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,26 @@ class Pendulum:
         if cut[0]:
             self._begin(self._gen, 1)
         return Moves(following, reward, np.zeros(self.copies, bool), cut, self.state)
+
+    def snapshot(self) -> str:
+        """Where all copies and the generator of their starts stand."""
+        return json.dumps(
+            {
+                "angle": self.angle.tolist(),
+                "speed": self.speed.tolist(),
+                "steps": self._steps,
+                "generator": self._gen.bit_generator.state,
+            }
+        )
+
+    def put_back(self, text: str) -> Floats:
+        """Go on from a snapshot."""
+        said = json.loads(text)
+        self.angle, self.speed = np.array(said["angle"]), np.array(said["speed"])
+        self._steps = said["steps"]
+        self._gen = np.random.default_rng(0)
+        self._gen.bit_generator.state = said["generator"]
+        return self.state
 
 
 def swing_up(state: Floats, gain: float = 1.0) -> Floats:

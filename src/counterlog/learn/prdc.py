@@ -15,8 +15,8 @@ Units       d, n: half-ranges of the actions; a state counts beta half-ranges a 
 Raises      ConfigError: discrete actions, more neighbours than rows, weights that do not fit the states
             LogError: an action column that never changes, a role is missing, actions out of bounds
             SupportError: rewards are all alike | ConvergenceError: a loss is not finite
-Differs     the search is exact without a tree a step: rows keep lists of nearest states (core.nearest_pairs). Choices
-            beyond the paper: k_mode, state_weights, candidates, explain.
+Differs     the search is as exact but faster (core.nearest_pairs). Choices beyond the paper: k_mode, state_weights,
+            candidates, explain.
 Builds on   td3-bc
 """
 
@@ -74,7 +74,6 @@ class PRDCConfig(TD3BCConfig):
     candidates: float = param(
         1.0, "share of rows, best by return to go, whose actions may be borrowed", above=0, at_most=1
     )
-    lists: int = param(32, "nearest states that the fast search keeps a row; 0 keeps none", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +133,7 @@ class PRDC(TD3BC):
         if c.candidates < 1:
             worth = data.column("return_to_go").numpy()
             among = np.argsort(-worth, kind="stable")[: max(1, int(c.candidates * len(data)))]
-        self.index = NearestPairs(state * self.weights, self.actions, beta=c.beta, lists=c.lists, among=among)
+        self.index = NearestPairs(state * self.weights, self.actions, beta=c.beta, among=among)
         if c.k > self.index.size:
             msg = message(
                 f"k = {c.k} neighbours", expected=f"at most {self.index.size:,}, the rows there are"
@@ -167,7 +166,6 @@ class PRDC(TD3BC):
             "distance_median": first.median(dim=1).values,
             "distance_95": first.quantile(0.95, dim=1),
             "state_distance": found.state_part[:, 0].sqrt().view_as(first).mean(dim=1),
-            "listed": found.listed.view_as(first).float().mean(dim=1),
             "value_weight": value_weight(q, c.alpha),
         }
 

@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +42,9 @@ class StepConfig(Config):
     lr: float = param(0.05, "step size of the ranker (Adagrad)", above=0)
     batch: int = param(256, "lists a step", unit="lists", at_least=1)
     steps: int = param(2_000, "gradient steps", at_least=1)
-    list_size: int = param(10, "positions learnt from, from the top", at_least=2)
+    list_size: int = param(
+        10, "positions learnt from, from the top; fewer where all lists are shorter", at_least=2
+    )
     on_long: str = param("refuse", "lists longer than list_size", choices=("refuse", "truncate"))
     on_clickless: str = param(
         "keep",
@@ -54,6 +57,14 @@ class StepConfig(Config):
     min_clicks: int = param(1, "clicks that every position must have", at_least=1)
     standardise: bool = param(True, "bring features to mean 0, spread 1 over the log's items")
     log_every: int = param(100, "steps between points of the training curves", at_least=1)
+
+
+C = TypeVar("C", bound=StepConfig)
+
+
+def fitting(config: C, log: Clicks) -> C:
+    """The configuration with no more positions than the log's longest list has."""
+    return replace(config, list_size=max(2, min(config.list_size, log.longest)))
 
 
 @dataclass(frozen=True)

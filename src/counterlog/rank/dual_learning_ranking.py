@@ -49,6 +49,7 @@ from counterlog.rank.click_training import (
     RankingNet,
     StepConfig,
     fingerprint,
+    fitting,
     read_run,
     refuse_not_finite,
     scaling,
@@ -246,7 +247,7 @@ class DualLearningRanking:
         With `folder` the state is saved every `save_every` steps and a later call goes on from it.
         Warns `IdentifiabilityWarning` when the audit finds that the log cannot tell position from relevance.
         """
-        c = self.config
+        c = fitting(self.config, log)
         if c.ranker == "trees" and folder is not None:
             msg = message("trees keep no state to go on from", hint="leave folder out, or set ranker=network")
             raise ConfigError(msg)
@@ -262,7 +263,7 @@ class DualLearningRanking:
                 log, own, c.list_size, c.reference, c.max_weight, validation, rng, progress, c.log_every
             )
         else:
-            learner, training = self._steps(log, rng, module, validation, folder, progress)
+            learner, training = self._steps(log, c, rng, module, validation, folder, progress)
             ranker, learnt = learner.ranker(), learner.learnt()
         return finished(log, c, ranker, learnt, training, audit, rng, validation)
 
@@ -271,18 +272,18 @@ class DualLearningRanking:
         their scale
         and segments."""
         need_reference(log, self.config)
-        return DualLearner(log, self.config, rng=rng, module=module)
+        return DualLearner(log, fitting(self.config, log), rng=rng, module=module)
 
     def _steps(
         self,
         log: Clicks,
+        c: DualLearningRankingConfig,
         rng: int,
         module: Any,
         validation: Judged | None,
         folder: Any,
         progress: Progress | None,
     ) -> tuple[DualLearner, tuple[TrainingPoint, ...]]:
-        c = self.config
         learner = DualLearner(log, c, rng=rng, module=module)
         sampler = ListSampler(log, c, learner.scaled)
         training: list[TrainingPoint] = []

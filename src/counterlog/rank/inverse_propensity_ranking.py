@@ -46,6 +46,7 @@ from counterlog.rank.click_training import (
     Progress,
     RankingNet,
     StepConfig,
+    fitting,
     refuse_not_finite,
     scaling,
 )
@@ -131,7 +132,7 @@ class InversePropensityRanking:
 
     def curve(self, log: Clicks, propensity: Any = None, randomised: Clicks | None = None) -> Floats:
         """(K,) examination relative to position 1, by the configured way."""
-        c = self.config
+        c = fitting(self.config, log)
         if c.way == "naive":
             return np.ones(c.list_size)
         if c.way == "all-pairs":
@@ -144,7 +145,7 @@ class InversePropensityRanking:
             return randomised_curve(randomised, c.list_size)
         if propensity is None:
             raise ConfigError(message("way='given' without a curve", hint="fit(log, propensity=...)"))
-        found = np.asarray(propensity, np.float64)
+        found = np.asarray(propensity, np.float64)[: c.list_size]
         if found.shape != (c.list_size,) or not (np.isfinite(found) & (found > 0)).all():
             msg = message(
                 f"the curve has shape {found.shape}, smallest value {np.append(found, np.inf).min():g}",
@@ -164,7 +165,7 @@ class InversePropensityRanking:
         progress: Progress | None = None,
     ) -> FittedRanking:
         """`propensity` (list_size,) for way 'given'; `randomised` lists in random order for way 'randomised'."""
-        c = self.config
+        c = fitting(self.config, log)
         curve = self.curve(log, propensity, randomised)
         weight = torch.from_numpy(1 / curve).float()
         if c.max_weight is not None:

@@ -34,6 +34,7 @@ from counterlog.rank.click_training import (
     Progress,
     RankingNet,
     StepConfig,
+    fitting,
     refuse_not_finite,
     scaling,
 )
@@ -78,7 +79,7 @@ class PairwiseDebiasing:
         self, log: Clicks, *, rng: int = 0, validation: Judged | None = None, progress: Progress | None = None
     ) -> FittedRanking:
         """Ranker; the report's `learnt` is t+, its `value` the examination curve that the ranker implies."""
-        c = self.config
+        c = fitting(self.config, log)
         need_clicks(log.clicks_at(c.list_size), c.min_clicks)
         scaled = scaling(log, c.standardise)
         net = RankingNet(log.features.shape[1], c, rng=rng)

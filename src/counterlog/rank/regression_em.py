@@ -40,6 +40,7 @@ from counterlog.rank.click_training import (
     Progress,
     RankingNet,
     StepConfig,
+    fitting,
     refuse_not_finite,
     scaling,
 )
@@ -87,7 +88,7 @@ class RegressionEM:
         self, log: Clicks, *, rng: int = 0, validation: Judged | None = None, progress: Progress | None = None
     ) -> FittedRanking:
         """Ranker and curve (as ratios to position 1; the report's note has theta_1)."""
-        c = self.config
+        c = fitting(self.config, log)
         need_clicks(log.clicks_at(c.list_size), c.min_clicks)
         scaled = scaling(log, c.standardise)
         net = RankingNet(log.features.shape[1], c, rng=rng)

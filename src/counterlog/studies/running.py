@@ -87,11 +87,61 @@ def fit_episodes(
     found = card(slug)
     learner = _configured(found, config, options)
     low, high = bounds or (None, None)
-    policy = learner.fit(log, rng=rng, low=low, high=high, folder=folder, progress=progress)
+    fit = getattr(learner, found.verb)  # learners that act as well improve from a log alone
+    policy = fit(log, rng=rng, low=low, high=high, folder=folder, progress=progress)
     saved: Path = policy.save(out)
     policy.report.save(out.with_suffix(".json"))
     last: dict[Any, dict[str, Any]] = {row.get("seed"): row for row in policy.report.records()}
     return list(last.values()), saved
+
+
+def improve_in(
+    slug: str,
+    environment: str,
+    *,
+    log: Path | None,
+    config: Path | None,
+    options: Sequence[str],
+    rng: int,
+    out: Path,
+    folder: Path | None,
+    progress: Callable[[str, float], None] | None,
+) -> tuple[list[dict[str, Any]], Path]:
+    """Improve a policy in a Gymnasium environment; save the policies to `out` and the report beside them as JSON.
+
+    Returns the last record of each seed and the path. Raises `ConfigError` for a system that does not act.
+    """
+    found = card(slug)
+    if found.question != "online" or "environment" not in found.fields["Data"]:
+        msg = message(f"{slug!r} does not act in an environment", hint="counterlog systems --question online")
+        raise ConfigError(msg)
+    learner = _configured(found, config, options)
+    more: dict[str, Any] = {}
+    if log is not None:
+        if "Episodes" not in found.data:
+            raise ConfigError(message(f"{slug!r} keeps no replay, so it reads no log", hint="use sac"))
+        from counterlog.core.episode_files import read_episodes
+
+        more["log"] = read_episodes(log)
+    policy = learner.improve(environment, rng=rng, folder=folder, progress=progress, **more)
+    saved: Path = policy.save(out)
+    policy.report.save(out.with_suffix(".json"))
+    last: dict[Any, dict[str, Any]] = {row.get("seed"): row for row in policy.report.records()}
+    return list(last.values()), saved
+
+
+def record_policy(saved: Path, environment: str, out: Path, episodes: int, *, rng: int) -> Path:
+    """Play the first seed of saved policies for `episodes` episodes and write them, with propensities, to a .npz."""
+    from counterlog.core.environments import GymnasiumEnvironment, record_episodes
+    from counterlog.core.neural_policies import NeuralPolicy
+    from counterlog.core.recorded_play import playing
+
+    copies = min(episodes, 10)
+    rounds = -(-episodes // copies)
+    log = record_episodes(
+        GymnasiumEnvironment(environment, copies), playing(NeuralPolicy.load(saved)), rng=rng, rounds=rounds
+    )
+    return log.take(list(range(episodes))).to_npz(out)
 
 
 def click_learner(slug: str, *, config: Path | None, options: Sequence[str]) -> Any:

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 torch = pytest.importorskip("torch")
 
@@ -153,6 +154,10 @@ def test_a_difference_and_its_error_worked_by_hand(monkeypatch):
     assert (found.first, found.second, found.value, found.agree) == ("a", "logged", 1.5, True)
     # gains 1, 2, .. over returns: variance 2/7, over 8; a pair moves it by 1, folds weigh 1/2
     assert found.se == pytest.approx(math.sqrt(2 / 7 / 8 + 0.25 * 1 + 0.25 * 1))
+    # fits and weights say 5, and a pair moves them by 1 (fits) or 0: the interval reaches up to that of the fits, whose
+    # two folds have 2 degrees of freedom each
+    assert found.hi == pytest.approx(5 + stdtrit(4, 0.975) * math.sqrt(0.5))
+    assert 1.5 - 6 < found.lo < 1.5 - stdtrit(8, 0.975) * found.se
     main = {e.policy: e for e in reversed(valued.estimates(0.95))}
     assert main["logged"].value == 3.5 and main["logged"].estimator == "Monte Carlo"
     assert main["a"].value == 5.0 and main["a"].estimator == "NDR" and main["a"].ess == 40

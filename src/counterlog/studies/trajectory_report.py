@@ -32,7 +32,7 @@ FULL = TrajectoryReportConfig(steps=1000, starts=4000)
 QUICK = TrajectoryReportConfig(
     steps=200, members=4, starts=300, hidden=(32, 32), learners=("bc", "bc-best"), batch=64
 )
-SEEDS = 3
+SEEDS = 6
 TRUE_ROWS = 800_000
 OWN = "the learner's critic"
 

@@ -47,7 +47,7 @@ def test_every_seed_clones_its_own_log() -> None:
     for k in range(3):
         assert set(policy.act(logs[k].state, seed=k).tolist()) == {k}
     assert [r["step"] for r in history.evaluations] == [100] * 3 + [200] * 3
-    values = DQN(DQNConfig(seeds=3, hidden=(16,), batch=32, steps=400, lr=1e-2))
+    values = DQN(DQNConfig(seeds=3, hidden=(16,), batch=32, steps=1500, lr=1e-2))
     fit_logs(values, joined(*logs), owner)
     found = values.critic(torch.zeros(3, 1, 2))[:, 0].detach()
     assert [float(found[k, k]) for k in range(3)] == pytest.approx([1.0, 2.0, 3.0], abs=0.1)

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from counterlog import cli
 from counterlog.datasets.simulated import coupons
 
 ROLES = [
@@ -150,3 +152,19 @@ def test_simulated_data_can_be_made(tmp_path: Path) -> None:
 def test_a_log_of_trajectories_can_be_made(tmp_path: Path) -> None:
     run("data", "make", "pendulum-mix", "--rows", "2000", "--out", tmp_path / "p.npz")
     assert (tmp_path / "p.npz").exists()
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def needs(module: str) -> None:
+        monkeypatch.setattr(cli, "app", lambda: import_module(module))
+        monkeypatch.setitem(sys.modules, module.partition(".")[0], None)
+
+    needs("gymnasium")
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert "pip install 'counterlog[rl]'" in capsys.readouterr().err
+    needs("no_such_module")
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()

@@ -36,16 +36,29 @@ def _python() -> dict[str, Any]:
     return _row("python", "ok" if ok else "broken", f"{platform.python_version()} on {platform.machine()}")
 
 
-def _packages() -> list[dict[str, Any]]:
-    """Core dependencies (missing is broken) and extras (missing is only missing), from the package's own metadata."""
-    rows = []
+def needed() -> list[tuple[str, str]]:
+    """Distributions with the extra that asks for each ("" for the light core), from the package's own metadata."""
+    found = []
     for line in requires("counterlog") or ():
         name = line.split(";")[0].split("[")[0].strip()
         for sign in "<>=!~ ":
             name = name.split(sign)[0]
         extra = line.partition("extra == ")[2].strip().strip("'\"")
-        if extra == "all" or name == "counterlog":
-            continue
+        if extra != "all" and name != "counterlog":
+            found.append((name, extra))
+    return found
+
+
+def extra_with(module: str) -> str:
+    """The first extra that brings a module, "" when none does."""
+    package = module.partition(".")[0]
+    return next((extra for name, extra in needed() if extra and name == package), "")
+
+
+def _packages() -> list[dict[str, Any]]:
+    """Core dependencies (missing is broken) and extras (missing is only missing)."""
+    rows = []
+    for name, extra in needed():
         what = f"{name} ({extra})" if extra else name
         try:
             rows.append(_row(what, "ok", version(name)))

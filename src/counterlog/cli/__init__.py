@@ -20,7 +20,7 @@ from counterlog.cli import (
     interaction,
     networks,
 )
-from counterlog.core.errors import CounterlogError
+from counterlog.core.errors import CounterlogError, message
 
 app = typer.Typer(
     name="counterlog",
@@ -58,6 +58,14 @@ def main() -> None:
     try:
         app()
     except CounterlogError as refusal:
+        typer.echo(f"error: {refusal}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as cause:
+        from counterlog.doctor import extra_with
+
+        if not (extra := extra_with(cause.name or "")):
+            raise
+        refusal = message(f"this needs {cause.name!r}", hint=f"pip install 'counterlog[{extra}]'")
         typer.echo(f"error: {refusal}", err=True)
         sys.exit(1)
     except OSError as cause:

@@ -12,7 +12,7 @@ import typer
 from counterlog.cli.log_options import read_bounds, split
 from counterlog.cli.printing import command_line, print_json, print_line, progress
 from counterlog.cli.trajectories import read_reference, read_return, read_trajectories
-from counterlog.core.errors import ConfigError, message, need_extra
+from counterlog.core.errors import ConfigError, message
 
 Gamma = Annotated[float | None, typer.Option(help="Trajectories: discount a step.", min=0.0, max=1.0)]
 Bounds = Annotated[str | None, typer.Option(help="Trajectories: LO,HI of continuous actions.")]
@@ -41,7 +41,6 @@ def report_trajectories(options: dict[str, Any]) -> None:
             f"{options['log']} names its own actions and rewards", hint="leave out --action and --reward"
         )
         raise ConfigError(msg)
-    need_extra("torch", "torch")
     say("reading the log", 0.0)
     log = read_trajectories(options)
     named = {"gamma": options["gamma"], "steps": options["steps"], "seeds": options["seeds"]}

@@ -165,6 +165,10 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     assert "pip install 'counterlog[rl]'" in capsys.readouterr().err
+    needs("torch")
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert "pip install 'counterlog[torch]'" in capsys.readouterr().err
     needs("no_such_module")
     with pytest.raises(ModuleNotFoundError):
         cli.main()

@@ -50,9 +50,10 @@ def needed() -> list[tuple[str, str]]:
 
 
 def extra_with(module: str) -> str:
-    """The first extra that brings a module, "" when none does."""
+    """The extra that brings a module, its namesake before any other; "" when none does."""
     package = module.partition(".")[0]
-    return next((extra for name, extra in needed() if extra and name == package), "")
+    extras = [extra for name, extra in needed() if extra and name == package]
+    return package if package in extras else next(iter(extras), "")
 
 
 def _packages() -> list[dict[str, Any]]:

@@ -65,8 +65,8 @@ def main() -> None:
 
         if not (extra := extra_with(cause.name or "")):
             raise
-        refusal = message(f"this needs {cause.name!r}", hint=f"pip install 'counterlog[{extra}]'")
-        typer.echo(f"error: {refusal}", err=True)
+        text = message(f"this needs {cause.name!r}", hint=f"pip install 'counterlog[{extra}]'")
+        typer.echo(f"error: {text}", err=True)
         sys.exit(1)
     except OSError as cause:
         typer.echo(f"error: the output cannot be written ({cause.strerror or cause})", err=True)

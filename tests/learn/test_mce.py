@@ -2,107 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from discrete_logs import SMALL, STEPPED, chain, log_of, stepped, two_armed  # noqa: E402
+
 from counterlog.core.episodes import Episodes, EpisodeWarning  # noqa: E402
-from counterlog.core.errors import ConfigError, SupportError  # noqa: E402
+from counterlog.core.errors import SupportError  # noqa: E402
 from counterlog.learn.mce import MCE, MCEConfig, completed  # noqa: E402
 
 pytestmark = pytest.mark.torch
-SMALL = {"hidden": (16, 16), "batch": 32, "steps": 40, "log_every": 10, "lr": 1e-3}
 
 
 def contract_example(frame):
-    import narwhals as nw
-
-    table = nw.from_native(frame, eager_only=True)
-    x = table["x"].to_numpy()[:60]
-    log = Episodes(
-        offsets=[0, 20, 40, 60],
-        state=np.column_stack([x, np.sin(x)]),
-        action=(x > 0).astype(int),
-        reward=table["click"].to_numpy()[:60],
-        terminated=np.arange(60) % 20 == 19,
-        actions=2,
-    )
-    return MCE(MCEConfig(**SMALL)).fit(log, rng=1)
-
-
-def chain(end="terminated", copies=8):
-    """s0 -(r = 0)-> s1 -(r = 1)-> the end, or, where the recording is cut, s1 again."""
-    last = np.arange(2 * copies) % 2 == 1
-    return Episodes(
-        offsets=2 * np.arange(copies + 1),
-        state=last.astype(int),
-        action=np.zeros(2 * copies, int),
-        reward=last.astype(float),
-        **{end: last},
-        actions=1,
-        final_state=np.ones(copies, int),
-    )
+    return MCE(MCEConfig(**SMALL)).fit(log_of(frame), rng=1)
 
 
 def fitted(log, steps=1000, **more):
     """A small learner with gamma 0.9, stepped `steps` times."""
-    settings = {"hidden": (16, 16), "batch": 32, "lr": 1e-2, "gamma": 0.9, "target_every": 10, **more}
-    learner = MCE(MCEConfig(**settings))
-    learner.start(learner.prepare(log), rng=0)
-    for _ in range(steps):
-        learner.update(learner.draw())
-    return learner
-
-
-def two_armed(rows=400, rng=0):
-    """One step an episode, two actions: action 1 pays 1, action 0 pays 0; the log prefers action 0."""
-    gen = np.random.default_rng(rng)
-    action = (gen.random(rows) < 0.45).astype(int)
-    return Episodes(
-        offsets=np.arange(rows + 1),
-        state=gen.normal(size=(rows, 2)),
-        action=action,
-        reward=action.astype(float),
-        terminated=np.ones(rows, bool),
-        actions=2,
-    )
-
-
-def test_the_better_action_is_found_and_stacks_equal_loops() -> None:
-    log = two_armed()
-    policy = MCE(MCEConfig(**{**SMALL, "steps": 400, "seeds": 2})).fit(log, rng=3)
-    for seed in range(2):
-        assert policy.act(log.state[:50], seed=seed).mean() > 0.9
-    alone = MCE(MCEConfig(**{**SMALL, "steps": 400})).fit(log, rng=4)
-    assert np.array_equal(alone.act(log.state[:200]), policy.act(log.state[:200], seed=1))
-    probs = policy.probs(log.state[:5])
-    assert probs.sum(axis=1) == pytest.approx(np.ones(5))
-
-
-def test_a_stopped_run_goes_on_to_the_same_policy_and_policies_are_saved(tmp_path) -> None:
-    from counterlog.core.neural_policies import NeuralPolicy
-
-    log = two_armed(80)
-    make = lambda steps: MCE(MCEConfig(**{**SMALL, "steps": steps}))  # noqa: E731
-    make(20).fit(log, folder=tmp_path / "run")
-    again, straight = make(40).fit(log, folder=tmp_path / "run"), make(40).fit(log)
-    for name, leaf in straight.actor.leaves.items():
-        assert torch.equal(leaf, again.actor.leaves[name])
-    loaded = NeuralPolicy.load(straight.save(tmp_path / "policy.safetensors"))
-    assert np.array_equal(loaded.act(log.state), straight.act(log.state))
-    assert np.array_equal(loaded.probs(log.state), straight.probs(log.state))
-
-
-def test_logs_that_it_cannot_learn_from_are_refused() -> None:
-    log = two_armed(20)
-    parts = {k: getattr(log, k) for k in ("offsets", "state", "action", "reward", "terminated")}
-    continuous = Episodes(**{**parts, "action": np.zeros((20, 1))})
-    with pytest.raises(ConfigError, match="needs discrete actions"):
-        MCE(MCEConfig(**SMALL)).fit(continuous)
-    flat = Episodes(**{**parts, "reward": np.zeros(20)}, actions=2)
-    with pytest.raises(SupportError, match="every reward is 0"):
-        MCE(MCEConfig(**SMALL)).fit(flat)
+    return stepped(MCE(MCEConfig(**{**STEPPED, **more})), log, steps)
 
 
 def test_the_chain_has_its_exact_values_and_a_cut_is_no_end() -> None:
